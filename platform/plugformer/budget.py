@@ -1,0 +1,97 @@
+"""What a training step costs, counted on a model without storage."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from plugformer.assemble import preview
+from plugformer.config import Config
+from plugformer.data.loaders import small_batch
+from plugformer.interfaces import Batch, Features, Tokenizer
+from plugformer.nn.parameters import count_parameters, group_parameters
+from plugformer.registry import build
+from plugformer.settings import LoaderSettings, TrainerSettings
+
+_DTYPES = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Sizes in bytes, for one training step; for mixed precision, what it would take without.
+
+    Attributes:
+        parameters: how many numbers are trained.
+        length: tokens of one sample.
+        batch_size: samples that pass through the model at once.
+        flops: floating-point operations of forward and backward together.
+        weights, gradients, optimizer: bytes of each.
+        activations: bytes that the forward pass keeps for the backward pass.
+    """
+
+    parameters: int
+    length: int
+    batch_size: int
+    flops: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def memory(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def estimate(config: Config) -> Budget:
+    """
+    Args:
+        config: a checked composition. No data is read.
+
+    Raises:
+        UserError: parts that can't be combined.
+    """
+    tokenizer, model = preview(config, source=build("data", config["data"]))
+    settings, loading = TrainerSettings(**config["trainer"]), LoaderSettings(**config["loader"])
+    model = model.to(_DTYPES.get(settings.precision, torch.float32)).train()
+    batch_size = small_batch(loading.batch_size, settings.accumulate)
+    batch: Batch = {"inputs": _example(tokenizer, batch_size), "targets": {}, "index": torch.zeros(0)}
+
+    kept: dict[int, int] = {}
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with FlopCounterMode(display=False) as counter:
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            predictions = model(batch).predictions
+        predictions.sum().backward()
+    optimizer = build("optimizer", config["optimizer"]).build(group_parameters(model))
+    optimizer.step()
+    states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    return Budget(
+        parameters=count_parameters(model),
+        length=len(tokenizer.spec.grid),
+        batch_size=batch_size,
+        flops=counter.get_total_flops(),
+        weights=_bytes(model.parameters()),
+        gradients=_bytes(p.grad for p in model.parameters() if p.grad is not None),
+        optimizer=_bytes(states),
+        activations=sum(kept.values()),
+    )
+
+
+def _example(tokenizer: Tokenizer, batch_size: int) -> Features:
+    features = tokenizer.collate([tokenizer.example()])
+    return {key: value.to("meta").expand(batch_size, *value.shape[1:]) for key, value in features.items()}
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

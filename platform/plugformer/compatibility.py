@@ -1,0 +1,73 @@
+"""What can't be combined is refused here, by name and with what would work, before any data is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from plugformer.errors import UserError
+from plugformer.interfaces import Attention, Capabilities, DataSpec, Tokenizer
+from plugformer.model import Model
+from plugformer.registry import find, offers
+
+
+def check_compatible(config: Mapping[str, Any], *, source: DataSpec, tokenizer: Tokenizer, model: Model) -> None:
+    """
+    Raises:
+        UserError: the first pair of parts that can't go together.
+    """
+    name = {kind: node["name"] for kind, node in config.items() if isinstance(node, Mapping) and "name" in node}
+    backbone, needs, spec = model.trunk.backbone, model.task.needs, tokenizer.spec
+    if tokenizer.modality not in source.keys:
+        raise UserError(
+            f"tokenizer={name['tokenizer']} reads {tokenizer.modality}, and data={name['data']} has only "
+            f"{', '.join(sorted(source.keys))}.{_working('tokenizer', lambda cls: cls.modality in source.keys)}"
+        )
+    if lacking := sorted(needs.keys - source.keys):
+        raise UserError(f"task={name['task']} needs {', '.join(lacking)}, which data={name['data']} doesn't have.")
+    if spec.token_kind not in needs.token_kinds:
+        raise UserError(
+            f"task={name['task']} needs {' or '.join(sorted(needs.token_kinds))} tokens; those of "
+            f"tokenizer={name['tokenizer']} are {spec.token_kind}."
+        )
+    if backbone.direction not in needs.directions:
+        raise UserError(
+            f"task={name['task']} with these options needs a {' or '.join(sorted(needs.directions))} backbone; "
+            f"backbone={name['backbone']} is {backbone.direction}."
+            f"{_working('backbone', lambda cls: cls.direction in needs.directions)}"
+        )
+    needed: dict[str, Callable[[Capabilities], bool]] = {}
+    if backbone.direction in ("causal", "prefix"):
+        needed[f"be causal, as backbone={name['backbone']} needs"] = lambda can: can.causality != "none"
+    if backbone.direction == "prefix":
+        needed[f"honour prefixes, as backbone={name['backbone']} needs"] = lambda can: can.prefix
+    if spec.pads:
+        needed[f"honour key padding, as tokenizer={name['tokenizer']} needs"] = lambda can: can.key_padding
+    if spec.packs:
+        needed[f"honour segments, as tokenizer={name['tokenizer']} needs"] = lambda can: can.segments
+    if getattr(backbone, "position", None) is not None and backbone.position.adds_bias:
+        needed[f"take an additive bias, as position={name['position']} needs"] = lambda can: can.additive_bias
+    for mechanism in {type(m): m for m in model.modules() if isinstance(m, Attention)}.values():
+        for what, allows in needed.items():
+            if not allows(mechanism.capabilities):
+                raise UserError(
+                    f"attention={name['attention']} can't {what}."
+                    f"{_working('attention', lambda cls, allows=allows: allows(cls.capabilities))}"
+                )
+        if len(spec.grid) < mechanism.capabilities.min_length:
+            raise UserError(
+                f"attention={name['attention']} needs at least {mechanism.capabilities.min_length} tokens; "
+                f"tokenizer={name['tokenizer']} makes {len(spec.grid)}."
+            )
+
+
+def _working(kind: str, allows: Callable[[Any], bool]) -> str:
+    """The installed plugins of a kind that would do, as the end of a message."""
+    able = []
+    for name in offers(kind):
+        try:
+            if allows(find(kind, name).load()):
+                able.append(name)
+        except (UserError, AttributeError):  # broken, or it depends on its options: no use as a suggestion
+            continue
+    return f"\n  These would work: {', '.join(f'{kind}={name}' for name in able)}" if able else ""

@@ -1,0 +1,87 @@
+"""What a whole composition may say, and the check that it says nothing else. Imports no plugin and no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from plugformer.errors import UserError, unknown
+from plugformer.options import Signature, check_options, read_class
+from plugformer.registry import KINDS, check, find, find_kind
+from plugformer.settings import LoaderSettings, RunSettings, TrainerSettings
+
+SETTINGS = {"trainer": TrainerSettings, "loader": LoaderSettings}
+Config = dict[str, Any]
+
+
+def check_config(config: Mapping[str, Any]) -> Config:
+    """A composition with every value checked and converted: plugins by their signatures, the rest by the settings.
+
+    Raises:
+        UserError: an unknown key or plugin, a missing value, a value of the wrong type.
+    """
+    run = read_class(RunSettings)
+    checked: Config = {}
+    for key, node in config.items():
+        if key in KINDS:
+            checked[key] = _check_many(key, node) if KINDS[key].many else check(key, _mapping(key, node))
+        elif key in SETTINGS:
+            checked[key] = check_options(read_class(SETTINGS[key]), _mapping(key, node), key, key)
+        elif key not in run.parameters:
+            known = [*KINDS, *SETTINGS, *run.parameters]
+            raise unknown(f"{key}: no such part of a run", key, known)
+    missing = [kind for kind in KINDS if kind not in config and not KINDS[kind].many]
+    if missing:
+        raise UserError(f"The composition has no {', '.join(missing)}. Choose one with {missing[0]}=NAME.")
+    top = {key: value for key, value in config.items() if key in run.parameters}
+    return checked | _check_top(run, top)
+
+
+def _check_top(run: Signature, values: Mapping[str, Any]) -> dict[str, Any]:
+    checked = {}
+    for key, value in values.items():  # one by one, so that messages say `seed=x`, not `run.seed=x`
+        own = replace(run, parameters={"": run.parameters[key]})
+        checked[key] = check_options(own, {"": value}, key, "a run")[""]
+    return checked
+
+
+def _check_many(kind: str, nodes: Any) -> dict[str, Any]:
+    return {name: check(kind, _mapping(f"{kind}.{name}", node)) for name, node in _mapping(kind, nodes or {}).items()}
+
+
+def _mapping(key: str, node: Any) -> Mapping[str, Any]:
+    if not isinstance(node, Mapping):
+        raise UserError(f"{key}={node}: expected options, not a single value.")
+    return node
+
+
+def known_keys(config: Mapping[str, Any]) -> list[str]:
+    """Every dotted key that may be set in a composition, for suggestions."""
+    run = read_class(RunSettings)
+    keys = [*run.parameters, *KINDS, *SETTINGS]
+    for key, settings in SETTINGS.items():
+        keys += [f"{key}.{name}" for name in read_class(settings).parameters]
+    for kind, node in config.items():
+        if kind in KINDS and isinstance(node, Mapping):
+            nodes = {f"{kind}.{name}": each for name, each in node.items()} if KINDS[kind].many else {kind: node}
+            keys += [
+                f"{place}.{name}"
+                for place, each in nodes.items()
+                if isinstance(each, Mapping) and "name" in each
+                for name in find(kind, each["name"]).options
+            ]
+    return keys
+
+
+def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
+    """For every plugin of a composition: entry point, package, version and options."""
+    used: dict[str, Any] = {}
+    for kind in KINDS:
+        node = config.get(kind) or {}
+        nodes = {f"{kind}.{name}": each for name, each in node.items()} if find_kind(kind).many else {kind: node}
+        for place, each in nodes.items():
+            if each:
+                options = {key: value for key, value in each.items() if key != "name"}
+                used[place] = find(kind, each["name"]).provenance() | {"options": options}
+    return used

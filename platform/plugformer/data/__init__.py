@@ -1,0 +1,1 @@
+"""From raw samples to batches: torch alone."""

@@ -1,0 +1,59 @@
+"""Loaders of samples."""
+
+from collections.abc import Sequence
+
+import torch
+from torch.utils.data import DataLoader
+
+from plugformer.data.collate import Collate
+from plugformer.data.draws import InOrder, Shuffled
+from plugformer.data.encoded import EncodedSamples
+from plugformer.errors import UserError
+from plugformer.interfaces import Batch, Sample, Targets, Tokenizer
+
+
+def make_loader(
+    samples: Sequence[Sample],
+    *,
+    tokenizer: Tokenizer,
+    targets: Targets | None,
+    batch_size: int,
+    num_workers: int = 0,
+    seed: int | None = None,
+) -> DataLoader[Batch]:
+    """Batches of encoded samples.
+
+    Args:
+        samples: raw samples.
+        tokenizer: fitted.
+        targets: of the task, or None for prediction.
+        batch_size: samples in a batch; the last one holds what is left.
+        num_workers: processes that encode.
+        seed: given, samples are shuffled and augmented, anew each epoch; else they come in order, as they are.
+    """
+    sampler = InOrder(len(samples)) if seed is None else Shuffled(len(samples), seed=seed)
+    return DataLoader(
+        EncodedSamples(samples, tokenizer=tokenizer, targets=targets, augment=seed is not None),
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        collate_fn=Collate(tokenizer=tokenizer, targets=targets),
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # of its own, so that loading draws nothing from the model's
+    )
+
+
+def small_batch(batch_size: int, accumulate: int) -> int:
+    """Samples in each of the batches whose gradients are accumulated.
+
+    Raises:
+        UserError: the batch can't be divided so.
+    """
+    if accumulate < 1 or batch_size % accumulate:
+        possible = [number for number in range(1, batch_size + 1) if batch_size % number == 0]
+        raise UserError(
+            f"trainer.accumulate={accumulate} doesn't divide loader.batch_size={batch_size}.\n"
+            f"  These do: {', '.join(map(str, possible))}"
+        )
+    return batch_size // accumulate

@@ -1,0 +1,683 @@
+"""Every seam of Plugformer, and what passes between the parts.
+
+    raw sample ─encode (worker)→ features ─collate→ batch ─embed (device)→ Tokens ─backbone→ hidden ─task→ Output
+
+Axis names, wherever a shape is given:
+
+    batch              samples in a batch; 1 where a tensor is the same for all of them
+    length             tokens of a sequence; `queries` and `keys` where the two may differ
+    dim                width of the residual stream
+    heads, kv_heads    attention heads, and those that keys and values are projected to
+    head_dim           width of one head
+    axes               axes of the grid that tokens lie on: 1 for text, 2 for image patches and spectrogram patches
+    channels, height, width, frames    of a raw image or waveform
+    classes, vocab     of a label or a discrete token
+
+Units: images are uint8, 0 to 255; waveforms float32, -1 to 1, at `rate` hertz; positions count tokens from 0.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+Split = Literal["train", "val", "test"]
+Direction = Literal["bidirectional", "causal", "prefix", "encoder_decoder"]
+Features = dict[str, Tensor]
+
+
+# ---------------------------------------------------------------------------------------------- data
+
+
+class Audio(NamedTuple):
+    waveform: Tensor  # float [channels, frames], -1 to 1
+    rate: int  # hertz
+
+
+class Sample(TypedDict, total=False):
+    """One raw sample: what a data source has of it, keyed by modality and target."""
+
+    id: str
+    text: str
+    image: Tensor  # uint8 [channels, height, width]
+    audio: Audio
+    label: int  # an index into DataSpec.labels
+    target_text: str
+    group: str  # samples of one group never stand on both sides of a split
+
+
+class Batch(TypedDict):
+    inputs: Features
+    targets: Features
+    index: Tensor  # int [batch]: place of each sample in its split
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What is known of a data source before any sample is read.
+
+    Attributes:
+        keys: the keys its samples carry.
+        labels: names of the classes, in the order of their indices; empty without labels.
+        image: `(channels, height, width)` where all images share it.
+        rate: sampling rate in hertz where all waveforms share it.
+    """
+
+    keys: frozenset[str]
+    labels: tuple[str, ...] = ()
+    image: tuple[int, int, int] | None = None
+    rate: int | None = None
+
+
+class DataSource(ABC):
+    """Raw samples in three splits that never share a sample, the same for every run of the same options."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> DataSpec: ...
+
+    @abstractmethod
+    def samples(self, split: Split) -> Sequence[Sample] | Iterable[Sample]:
+        """The samples of a split; a plain iterable where the data is streamed."""
+
+    def verify(self) -> None:
+        """Look for samples that can't be read, before training starts.
+
+        Raises:
+            UserError: names every bad file.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A short hash that is equal for two runs if and only if they see the same samples in the same splits."""
+
+
+# ---------------------------------------------------------------------------------------------- tokens
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The lattice that tokens lie on.
+
+    Attributes:
+        axes: names, as in `("position",)`, `("row", "column")`, `("frequency", "time")`.
+        shape: how many places each axis has.
+    """
+
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return prod(self.shape)
+
+    def coordinates(self) -> Int[Tensor, "length axes"]:
+        """Every place, in raster order."""
+        return torch.cartesian_prod(*map(torch.arange, self.shape)).reshape(len(self), len(self.shape))
+
+    def raster(self, coordinates: Int[Tensor, "*any axes"]) -> Int[Tensor, "*any"]:
+        """The raster-order number of each place."""
+        number = torch.zeros_like(coordinates[..., 0])
+        for axis, size in enumerate(self.shape):
+            number = number * size + coordinates[..., axis]
+        return number
+
+
+@dataclass(frozen=True)
+class TokenSpec:
+    """What a tokenizer's tokens are, known once it is fitted.
+
+    Attributes:
+        grid: the largest grid its tokens can lie on.
+        vocab_size: number of distinct tokens, for discrete tokens.
+        token_dim: numbers in one raw token (a flattened patch), for continuous tokens.
+        specials: ids of special tokens by role: `pad`, `mask`, `bos`, `eos` …
+        pads: whether sequences of a batch may be padded to one length.
+        packs: whether several documents may stand in one sequence, as segments.
+    """
+
+    grid: Grid
+    vocab_size: int | None = None
+    token_dim: int | None = None
+    specials: Mapping[str, int] = field(default_factory=dict)
+    pads: bool = False
+    packs: bool = False
+
+    @property
+    def token_kind(self) -> Literal["discrete", "continuous"]:
+        return "discrete" if self.vocab_size is not None else "continuous"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the tokens of a batch lie.
+
+    Attributes:
+        coordinates: int `[batch, length, axes]`; sequences of several modalities are padded to the most axes.
+        grid_index: int `[batch, length]`, which of `grids` a token lies on; -1 for tokens that lie on none, such as a
+            class token.
+        grids: the grids, one a modality.
+    """
+
+    coordinates: Int[Tensor, "batch length axes"]
+    grid_index: Int[Tensor, "batch length"]
+    grids: tuple[Grid, ...]
+
+    @classmethod
+    def of(cls, grid: Grid, device: torch.device | None = None) -> Layout:
+        """All places of one grid in raster order, the same for every sample of a batch."""
+        coordinates = grid.coordinates()[None].to(device)
+        return cls(coordinates, torch.zeros_like(coordinates[..., 0]), (grid,))
+
+    def on_grid(self, number: int) -> Bool[Tensor, "batch length"]:
+        return self.grid_index == number
+
+    def last(self, length: int) -> Layout:
+        """Of the last tokens alone."""
+        if length == self.coordinates.shape[1]:
+            return self
+        return replace(self, coordinates=self.coordinates[:, -length:], grid_index=self.grid_index[:, -length:])
+
+    def select(self, index: Int[Tensor, "batch kept"]) -> Layout:
+        return replace(self, coordinates=_take(self.coordinates, index), grid_index=_take(self.grid_index, index))
+
+    @staticmethod
+    def concatenate(layouts: Sequence[Layout]) -> Layout:
+        """One after the other along the sequence. Layouts that share a grid keep sharing it."""
+        grids = tuple(dict.fromkeys(grid for layout in layouts for grid in layout.grids))
+        batch = max(layout.coordinates.shape[0] for layout in layouts)
+        axes = max(layout.coordinates.shape[2] for layout in layouts)
+        coordinates, indices = [], []
+        for layout in layouts:
+            lacking = axes - layout.coordinates.shape[2]
+            coordinates.append(nn.functional.pad(layout.coordinates, (0, lacking)).expand(batch, -1, -1))
+            renumber = layout.grid_index.new_tensor([grids.index(grid) for grid in layout.grids] + [-1])
+            indices.append(renumber[layout.grid_index].expand(batch, -1))  # the last entry serves index -1
+        return Layout(torch.cat(coordinates, 1), torch.cat(indices, 1), grids)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which keys each query may see, by parts; never a dense tensor until a mechanism asks for one.
+
+    A key is visible if every part that is present allows it. Queries are the *last* tokens of the keys where there are
+    fewer of them (decoding with a cache), unless `query_segments` says otherwise (cross-attention).
+
+    Attributes:
+        valid: bool `[batch, keys]`, True for real tokens, False for padding; None if nothing is padded.
+        causal: a query sees its own place and those before it.
+        prefix: int `[batch]`, the number of leading tokens that every query sees even if `causal`.
+        segments: int `[batch, keys]`, documents packed into one sequence; a query sees its own segment only.
+        query_segments: int `[batch, queries]` where queries are not the last keys.
+        layout: where the keys lie, for mechanisms whose pattern follows the grid.
+    """
+
+    valid: Bool[Tensor, "batch keys"] | None = None
+    causal: bool = False
+    prefix: Int[Tensor, "batch"] | None = None
+    segments: Int[Tensor, "batch keys"] | None = None
+    query_segments: Int[Tensor, "batch queries"] | None = None
+    layout: Layout | None = None
+    _dense: dict[Any, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing but `causal` restricts what is seen."""
+        return self.valid is None and self.prefix is None and self.segments is None
+
+    def dense(self, queries: int, keys: int, device: torch.device) -> Bool[Tensor, "batch 1 queries keys"] | None:
+        """The same as one tensor, for mechanisms that are quadratic anyway; None if everything is visible.
+
+        It is made once for a batch, not once a layer.
+        """
+        if self.is_plain and not self.causal:
+            return None
+        place = (queries, keys, device)
+        if place not in self._dense:
+            self._dense[place] = self._make_dense(queries, keys, device)
+        return self._dense[place]
+
+    def _make_dense(self, queries: int, keys: int, device: torch.device) -> Tensor:
+        visible = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=device)
+        if self.causal:
+            key = torch.arange(keys, device=device)
+            query = key[keys - queries :, None]
+            visible = visible & (key <= query)
+            if self.prefix is not None:
+                visible = visible | (key < self.prefix[:, None, None, None])
+        if self.segments is not None:
+            own = self.segments[:, keys - queries :] if self.query_segments is None else self.query_segments
+            visible = visible & (own[:, None, :, None] == self.segments[:, None, None, :])
+        if self.valid is not None:
+            visible = visible & self.valid[:, None, None, :]
+        return visible
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Embedded tokens on their way into a backbone.
+
+    Attributes:
+        embeddings: float `[batch, length, dim]`.
+        layout: where they lie.
+        valid: bool `[batch, length]`, True for real tokens; None if nothing is padded.
+        prefix: int `[batch]`, as in Mask.
+        segments: int `[batch, length]`, as in Mask.
+    """
+
+    embeddings: Float[Tensor, "batch length dim"]
+    layout: Layout
+    valid: Bool[Tensor, "batch length"] | None = None
+    prefix: Int[Tensor, "batch"] | None = None
+    segments: Int[Tensor, "batch length"] | None = None
+
+    def mask(self, *, causal: bool) -> Mask:
+        """How these tokens may see each other."""
+        prefix = self.prefix if causal else None
+        return Mask(valid=self.valid, causal=causal, prefix=prefix, segments=self.segments, layout=self.layout)
+
+    def prepend(self, vector: Float[Tensor, "dim"]) -> Tokens:
+        """With one token more at the front that lies on no grid, such as a class token."""
+        batch, _, dim = self.embeddings.shape
+        coordinates = torch.zeros_like(self.layout.coordinates[:1, :1])
+        nowhere = Layout(coordinates, torch.full_like(coordinates[..., 0], -1), self.layout.grids)
+        first = Tokens(vector.expand(batch, 1, dim), nowhere, segments=_first(self.segments))
+        prefix = None if self.prefix is None else self.prefix + 1
+        return replace(Tokens.concatenate([first, self]), prefix=prefix)
+
+    def select(self, index: Int[Tensor, "batch kept"]) -> Tokens:
+        """Only the tokens at these places, in this order; they keep their coordinates."""
+        return Tokens(
+            _take(self.embeddings, index),
+            self.layout.select(index),
+            None if self.valid is None else _take(self.valid, index),
+            self.prefix,
+            None if self.segments is None else _take(self.segments, index),
+        )
+
+    @staticmethod
+    def concatenate(parts: Sequence[Tokens]) -> Tokens:
+        """Several modalities as one sequence. Segments go on only if every part has them; prefixes are the caller's."""
+        embeddings = torch.cat([part.embeddings for part in parts], 1)
+        layout = Layout.concatenate([part.layout for part in parts])
+        valid = None
+        if any(part.valid is not None for part in parts):
+            valid = torch.cat([_valid(part) for part in parts], 1)
+        segments = [part.segments for part in parts if part.segments is not None]
+        assert len(segments) in (0, len(parts)), "segments of some parts only"
+        return Tokens(embeddings, layout, valid, segments=torch.cat(segments, 1) if segments else None)
+
+
+def _take(tensor: Tensor, index: Tensor) -> Tensor:
+    """`tensor [batch, length, ...]` at `index [batch, kept]`."""
+    tensor = tensor.expand(index.shape[0], *tensor.shape[1:])
+    wide = index.reshape(*index.shape, *[1] * (tensor.dim() - 2)).expand(*index.shape, *tensor.shape[2:])
+    return tensor.gather(1, wide)
+
+
+def _first(segments: Tensor | None) -> Tensor | None:
+    return None if segments is None else segments[:, :1]
+
+
+def _valid(tokens: Tokens) -> Tensor:
+    everywhere = torch.ones(tokens.embeddings.shape[:2], dtype=torch.bool, device=tokens.embeddings.device)
+    return everywhere if tokens.valid is None else tokens.valid
+
+
+class Embedding(nn.Module, ABC):
+    """The learned half of a tokenizer, on the device: collated features to tokens. It knows nothing of positions."""
+
+    @abstractmethod
+    def forward(self, features: Features) -> Tokens: ...
+
+
+class Tokenizer(ABC):
+    """The half of a tokenizer that runs on the CPU, in a loader's workers; a plain object that pickles small.
+
+    Life: made from its options, then either `fit` on training samples or `load`ed; from then on `spec` holds and the
+    other methods work. `assume` stands in for `fit` where no sample may be read: shapes are right, statistics neutral.
+
+    Attributes:
+        modality: the key of a Sample that it reads.
+    """
+
+    modality: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def spec(self) -> TokenSpec: ...
+
+    @abstractmethod
+    def assume(self, data: DataSpec) -> None:
+        """Take everything that decides a shape from `data`.
+
+        Raises:
+            UserError: the options can't go with this data, such as patches that don't divide its images.
+        """
+
+    @abstractmethod
+    def fit(self, samples: Iterable[Sample]) -> None:
+        """Learn a vocabulary or statistics from training samples."""
+
+    @abstractmethod
+    def encode(self, sample: Sample, *, augment: bool = False) -> Features:
+        """One sample as unbatched CPU tensors. Randomness (only if `augment`) is drawn from torch's generator."""
+
+    @abstractmethod
+    def collate(self, features: Sequence[Features]) -> Features:
+        """A batch of encoded samples, padded where their lengths differ."""
+
+    @abstractmethod
+    def example(self) -> Features:
+        """Encoded features of the longest sample there can be, made up, to measure a model with."""
+
+    @abstractmethod
+    def embedding(self, *, dim: int) -> Embedding:
+        """A new embedding of these tokens."""
+
+    @abstractmethod
+    def read(self, source: str) -> Sample:
+        """A sample from what stands on a command line: a path or, for text, the text itself.
+
+        Raises:
+            UserError: it can't be read.
+        """
+
+    def decode(self, ids: Int[Tensor, "length"]) -> str:
+        """Back to what was tokenized, where tokens are discrete."""
+        raise NotImplementedError(f"{type(self).__name__} can't be inverted")
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write what was learned into an existing folder."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote."""
+
+
+# ---------------------------------------------------------------------------------------------- inside a backbone
+
+Causality = Literal["none", "gradient", "strict"]
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a mechanism can do. What it can't is refused by name before any data is read; nothing is ever ignored.
+
+    Attributes:
+        causality: `none`: can't be causal. `gradient`: no gradient reaches a future token, but future tokens may
+            change the value of past outputs. `strict`: no future token changes any past output in any way.
+        cross_attention: queries may come from another sequence than keys.
+        key_padding, prefix, segments: the parts of a Mask it honours besides `causal`.
+        additive_bias: accepts `bias`, added to the logits before the softmax.
+        grouped_query: takes fewer key-value heads than query heads as they are; others get them repeated.
+        shared_query_key: keys are the queries; the wrapper then projects no keys.
+        min_length: the shortest sequence it takes.
+        block_length: it works in blocks of this many tokens, and pads to them itself.
+        decoding: how it goes on token by token: not at all, by `forward` over cached keys and values, or by `step`
+            from a state of constant size.
+        time_exponent, memory_exponent: growth with the length that it claims, 1.0 for linear.
+    """
+
+    causality: Causality = "none"
+    cross_attention: bool = False
+    key_padding: bool = False
+    prefix: bool = False
+    segments: bool = False
+    additive_bias: bool = False
+    grouped_query: bool = False
+    shared_query_key: bool = False
+    min_length: int = 1
+    block_length: int | None = None
+    decoding: Literal["none", "cache", "state"] = "none"
+    time_exponent: float = 2.0
+    memory_exponent: float = 2.0
+
+
+class Attention(nn.Module, ABC):
+    """A mechanism alone: heads in, heads out. Projections, rotary positions and caches are its wrapper's.
+
+    `capabilities` may depend on the options, so it is set in the constructor or on the class.
+    """
+
+    capabilities: Capabilities
+
+    @abstractmethod
+    def forward(
+        self,
+        q: Float[Tensor, "batch heads queries head_dim"],
+        k: Float[Tensor, "batch kv_heads keys head_dim"],
+        v: Float[Tensor, "batch kv_heads keys head_dim"],
+        mask: Mask,
+        bias: Float[Tensor, "batch heads queries keys"] | None = None,
+    ) -> Float[Tensor, "batch heads queries head_dim"]:
+        """`bias` is only ever given to mechanisms that declare `additive_bias`.
+
+        A query that may see no key at all gets zeros.
+        """
+
+    def step(self, q: Tensor, k: Tensor, v: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """One token further, for mechanisms that decode by `state`; `state` is None before the first.
+
+        Shapes as in `forward`, with any number of new tokens at once (a prompt is the first step).
+        """
+        raise NotImplementedError(f"{type(self).__name__} declares decoding={self.capabilities.decoding!r}")
+
+
+class Position(nn.Module):
+    """Where tokens stand, told to the model in whichever of three ways a subclass overrides.
+
+    Attributes:
+        adds_bias: whether `bias` gives one; decides which mechanisms it can go with.
+    """
+
+    adds_bias: ClassVar[bool] = False
+
+    def add(self, x: Float[Tensor, "batch length dim"], layout: Layout) -> Float[Tensor, "batch length dim"]:
+        """Absolute positions: into the embeddings, once."""
+        return x
+
+    def rotate(self, x: Float[Tensor, "batch heads length head_dim"], layout: Layout) -> Tensor:
+        """Rotary positions: applied to queries and keys in every layer."""
+        return x
+
+    def bias(self, queries: Layout, keys: Layout) -> Float[Tensor, "batch heads queries keys"] | None:
+        """Relative positions: added to the logits in every layer."""
+        return None
+
+
+class Cache(ABC):
+    """What one attention layer remembers of the tokens before, while decoding step by step."""
+
+    @abstractmethod
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Remember new keys and values `[batch, kv_heads, new, head_dim]`; all of them so far come back."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """An encoder's output, for a decoder to attend to.
+
+    Attributes:
+        hidden: float `[batch, keys, dim]`.
+        mask: how decoder queries may see it: its padding and, if packed, segments.
+    """
+
+    hidden: Float[Tensor, "batch keys dim"]
+    mask: Mask
+
+
+class Block(nn.Module, ABC):
+    """One layer of a backbone.
+
+    Attributes:
+        normalised: whether what it returns is normalised already, so that a backbone must not do it once more.
+    """
+
+    normalised: ClassVar[bool]
+
+    @abstractmethod
+    def forward(
+        self,
+        x: Float[Tensor, "batch length dim"],
+        mask: Mask,
+        *,
+        memory: Memory | None = None,
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "batch length dim"]: ...
+
+
+class Backbone(nn.Module, ABC):
+    """Tokens to hidden states.
+
+    Attributes:
+        direction: what a token may see.
+        dim: width of its hidden states.
+    """
+
+    direction: ClassVar[Direction]
+    dim: int
+
+    @abstractmethod
+    def forward(
+        self, tokens: Tokens, *, memory: Memory | None = None, caches: Sequence[Cache] | None = None
+    ) -> Float[Tensor, "batch length dim"]:
+        """
+        Args:
+            tokens: the sequence; with `caches`, only what is new of it.
+            memory: an encoder's output, for decoders.
+            caches: one a block, while decoding.
+        """
+
+
+# ---------------------------------------------------------------------------------------------- tasks
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a task can't do without.
+
+    Attributes:
+        directions: the backbones it can work with.
+        token_kinds: the tokens it can work with.
+        keys: what samples must carry besides the tokenizer's modality.
+    """
+
+    directions: frozenset[Direction]
+    token_kinds: frozenset[str] = frozenset({"discrete", "continuous"})
+    keys: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """The metric that says which checkpoint is best, as `split/metric`."""
+
+    metric: str
+    mode: Literal["min", "max"]
+
+
+@dataclass
+class Output:
+    """What a task makes of a batch.
+
+    Attributes:
+        loss: scalar; None where the batch has no targets.
+        predictions: for metrics and for `Task.describe`, such as logits `[batch, classes]`.
+        targets: in the shape that goes with `predictions`; None where the batch has none.
+        weight: how many items `loss` is the mean of, so that a mean over batches is exact.
+    """
+
+    loss: Tensor | None
+    predictions: Tensor
+    targets: Tensor | None
+    weight: int
+
+
+class Trunk(Protocol):
+    """What a task is given to work with: a model without its head."""
+
+    backbone: Backbone
+
+    def embed(self, features: Features) -> Tokens: ...
+
+
+class Targets(ABC):
+    """What a task wants to learn of a sample. Runs in a loader's workers, so it holds no weights."""
+
+    @abstractmethod
+    def encode(self, sample: Sample) -> Features:
+        """The targets of one sample as unbatched CPU tensors."""
+
+    @abstractmethod
+    def collate(self, features: Sequence[Features]) -> Features:
+        """A batch of encoded targets, padded where their lengths differ."""
+
+
+class Task(nn.Module, ABC):
+    """Head, objective and metrics: it tells how a batch becomes a loss.
+
+    Attributes:
+        needs: what it asks of the other parts; known before any data is read.
+        monitor: by which metric checkpoints are chosen.
+        targets: what it wants to learn of each sample.
+    """
+
+    needs: Needs
+    monitor: Monitor
+    targets: Targets
+
+    @abstractmethod
+    def forward(self, trunk: Trunk, batch: Batch) -> Output: ...
+
+    @abstractmethod
+    def metrics(self) -> Mapping[str, Any]:
+        """New torchmetrics by name, updated with `Output.predictions` and `Output.targets` after every batch."""
+
+    def tables(self, values: Mapping[str, Tensor]) -> dict[str, list[list[Any]]]:
+        """Metrics that are more than one number, as rows for a CSV file: `{name: rows}`, the first row a header."""
+        return {}
+
+    @abstractmethod
+    def describe(self, output: Output) -> list[dict[str, Any]]:
+        """Predictions as plain values for JSON, one dict a sample."""
+
+
+# ---------------------------------------------------------------------------------------------- optimisation
+
+
+@dataclass(frozen=True)
+class ParameterGroups:
+    """Parameters by whether weight decay applies to them."""
+
+    decayed: list[nn.Parameter]
+    undecayed: list[nn.Parameter]
+
+    def with_decay(self, weight_decay: float) -> list[dict[str, Any]]:
+        """In the form that torch optimisers take."""
+        groups = [(self.decayed, weight_decay), (self.undecayed, 0.0)]
+        return [{"params": parameters, "weight_decay": decay} for parameters, decay in groups if parameters]
+
+
+class Optimizer(ABC):
+    """Makes a torch optimiser; the class's options are the optimiser's."""
+
+    @abstractmethod
+    def build(self, groups: ParameterGroups) -> torch.optim.Optimizer: ...
+
+
+class Schedule(ABC):
+    """The learning rate over time, as a factor."""
+
+    @abstractmethod
+    def factor(self, step: int, total_steps: int) -> float:
+        """What the learning rate is multiplied by at optimiser step `step`, from 0 to `total_steps - 1`."""

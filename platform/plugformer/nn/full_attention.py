@@ -1,0 +1,65 @@
+"""Exact softmax attention."""
+
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from plugformer.interfaces import Attention, Capabilities, Mask
+
+
+class Full(Attention):
+    """Scaled dot-product attention over all keys (Vaswani et al. 2017, section 3.2.1).
+
+    Args:
+        dropout: probability with which an attention weight is dropped while training.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        causality="strict",
+        cross_attention=True,
+        key_padding=True,
+        prefix=True,
+        segments=True,
+        additive_bias=True,
+        grouped_query=True,
+        decoding="cache",
+        time_exponent=2.0,
+        memory_exponent=1.0,
+    )
+
+    def __init__(self, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = dropout
+
+    def forward(
+        self,
+        q: Float[Tensor, "batch heads queries head_dim"],
+        k: Float[Tensor, "batch kv_heads keys head_dim"],
+        v: Float[Tensor, "batch kv_heads keys head_dim"],
+        mask: Mask,
+        bias: Float[Tensor, "#batch heads queries keys"] | None = None,
+    ) -> Float[Tensor, "batch heads queries head_dim"]:
+        queries, keys = q.shape[2], k.shape[2]
+        # A causal square without further restrictions needs no mask tensor: the fused kernels know it.
+        fused = mask.is_plain and queries == keys and bias is None
+        allowed = None if fused else mask.dense(queries, keys, q.device)
+        out = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=_combine(allowed, bias),
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=fused and mask.causal,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+        if bias is not None and allowed is not None:  # -inf everywhere is not a row of zeros to every kernel
+            out = out.masked_fill(~allowed.any(-1, keepdim=True), 0.0)
+        return out
+
+
+def _combine(allowed: Tensor | None, bias: Tensor | None) -> Tensor | None:
+    if allowed is None or bias is None:
+        return allowed if bias is None else bias
+    return bias.masked_fill(~allowed, float("-inf"))

@@ -1,0 +1,101 @@
+"""From the residual stream to a mechanism's heads and back."""
+
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from plugformer.errors import UserError
+from plugformer.interfaces import Attention, Cache, Mask, Memory, Position
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention (Vaswani et al. 2017, section 3.2.2) around any mechanism.
+
+    Args:
+        dim: width of the residual stream.
+        num_heads: query heads; divides `dim`.
+        num_kv_heads: heads of keys and values, each shared by a group of queries (Ainslie et al. 2023); divides
+            `num_heads`.
+        mechanism: what happens on the heads.
+        position: rotates queries and keys and biases the logits, if it is of such a kind.
+
+    Raises:
+        UserError: the numbers don't divide.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_heads: int,
+        mechanism: Attention,
+        position: Position,
+        num_kv_heads: int | None = None,
+    ) -> None:
+        super().__init__()
+        num_kv_heads = num_kv_heads or num_heads
+        self.head_dim = divide_heads(dim, num_heads)
+        if num_heads % num_kv_heads:
+            raise UserError(f"num_heads={num_heads} is not a multiple of num_kv_heads={num_kv_heads}.")
+        self.repeats = 1 if mechanism.capabilities.grouped_query else num_heads // num_kv_heads
+        self.query = nn.Linear(dim, num_heads * self.head_dim)
+        self.key = (
+            None if mechanism.capabilities.shared_query_key else nn.Linear(dim, num_kv_heads * self.head_dim)
+        )
+        self.value = nn.Linear(dim, num_kv_heads * self.head_dim)
+        self.output = nn.Linear(num_heads * self.head_dim, dim)
+        self.mechanism = mechanism
+        # In a tuple, so that it is not registered here too: the backbone owns it, and a checkpoint holds it once.
+        self._position = (position,)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch queries dim"],
+        mask: Mask,
+        *,
+        memory: Memory | None = None,
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "batch queries dim"]:
+        """Self-attention over `x` under `mask`, or attention to `memory` under its own mask.
+
+        With a `cache`, `x` holds only the new tokens, and `mask` and its layout speak of all tokens so far.
+        """
+        source, mask = (x, mask) if memory is None else (memory.hidden, memory.mask)
+        q = self._heads(self.query(x))
+        k = q if self.key is None else self._heads(self.key(source))
+        v = self._heads(self.value(source))
+        bias = None
+        if memory is None and mask.layout is not None:
+            (position,), new = self._position, mask.layout.last(x.shape[1])
+            q, k = position.rotate(q, new), position.rotate(k, new)
+            bias = position.bias(new, mask.layout)
+        if cache is not None:
+            k, v = cache.extend(k, v)
+        k, v = self._repeat(k), self._repeat(v)
+        out = self.mechanism(q, k, v, mask) if bias is None else self.mechanism(q, k, v, mask, bias)
+        return self.output(rearrange(out, "batch heads queries head_dim -> batch queries (heads head_dim)"))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return rearrange(
+            x, "batch length (heads head_dim) -> batch heads length head_dim", head_dim=self.head_dim
+        )
+
+    def _repeat(self, x: Tensor) -> Tensor:
+        if self.repeats == 1:
+            return x
+        return repeat(x, "batch heads length dim -> batch (heads group) length dim", group=self.repeats)
+
+
+def divide_heads(dim: int, num_heads: int) -> int:
+    """Width of one head.
+
+    Raises:
+        UserError: `num_heads` doesn't divide `dim`.
+    """
+    if dim % num_heads:
+        possible = [number for number in range(1, min(dim, 64) + 1) if dim % number == 0]
+        raise UserError(
+            f"backbone.dim={dim} is not divisible by backbone.num_heads={num_heads}.\n"
+            f"  Heads that divide it: {', '.join(map(str, possible))}"
+        )
+    return dim // num_heads

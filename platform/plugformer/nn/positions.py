@@ -1,0 +1,79 @@
+"""Absolute positions, from the coordinates of tokens on their grid. A token that lies on no grid gets none."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from plugformer.errors import UserError
+from plugformer.interfaces import Grid, Layout, Position
+
+# How places on a grid of several axes are told apart: by their number in raster order, or axis by axis.
+Order = Literal["raster", "axes"]
+
+
+class NoPosition(Position):
+    """No positions: the model sees a set."""
+
+
+class Learned(Position):
+    """A learned vector for every place (Devlin et al. 2019; Dosovitskiy et al. 2021, appendix D.4).
+
+    Args:
+        order: `raster` gives every place of the grid a vector of its own; `axes` adds one for its row and one for
+            its column.
+    """
+
+    def __init__(self, *, dim: int, grids: tuple[Grid, ...], order: Order = "raster") -> None:
+        super().__init__()
+        self.order: Order = order
+        sizes = [[len(grid)] if order == "raster" else list(grid.shape) for grid in grids]
+        self.tables = nn.ModuleList(nn.ModuleList(nn.Embedding(size, dim) for size in axes) for axes in sizes)
+
+    def add(self, x: Float[Tensor, "batch length dim"], layout: Layout) -> Float[Tensor, "batch length dim"]:
+        for number, (grid, tables) in enumerate(zip(layout.grids, self.tables, strict=True)):
+            places = _places(grid, layout, self.order)
+            position = sum(table(place) for table, place in zip(tables, places, strict=True))
+            x = x + position * layout.on_grid(number)[..., None].to(x.dtype)
+        return x
+
+
+class Sinusoidal(Position):
+    """Sines and cosines of geometrically spaced wavelengths (Vaswani et al. 2017, section 3.5).
+
+    Args:
+        base: the longest wavelength is 2π times this.
+        order: `raster` encodes the number in raster order; `axes` gives each axis its share of the width
+            (He et al. 2022, MAE).
+
+    Raises:
+        UserError: the width can't be divided into pairs for every axis.
+    """
+
+    def __init__(self, *, dim: int, grids: tuple[Grid, ...], base: float = 10_000.0, order: Order = "axes") -> None:
+        super().__init__()
+        self.order: Order = order
+        for grid in grids:
+            shares = 2 * (1 if order == "raster" else len(grid.axes))
+            if dim % shares:
+                raise UserError(f"position=sinusoidal: backbone.dim={dim} must be divisible by {shares} for {grid.axes}.")
+        self.dim, self.base = dim, base
+
+    def add(self, x: Float[Tensor, "batch length dim"], layout: Layout) -> Float[Tensor, "batch length dim"]:
+        for number, grid in enumerate(layout.grids):
+            places = _places(grid, layout, self.order)
+            position = torch.cat([self._waves(place, self.dim // len(places)) for place in places], -1)
+            x = x + (position * layout.on_grid(number)[..., None]).to(x.dtype)
+        return x
+
+    def _waves(self, place: Tensor, width: int) -> Tensor:
+        frequency = self.base ** (-torch.arange(0, width, 2, device=place.device) / width)
+        angle = place[..., None] * frequency
+        return torch.cat([angle.sin(), angle.cos()], -1)
+
+
+def _places(grid: Grid, layout: Layout, order: Order) -> list[Tensor]:
+    """The whole numbers that say where tokens stand, each `[batch, length]`; clamped where a token is off this grid."""
+    axes = [layout.coordinates[..., axis].clamp(0, size - 1) for axis, size in enumerate(grid.shape)]
+    return [grid.raster(torch.stack(axes, -1))] if order == "raster" else axes

@@ -1,0 +1,383 @@
+"""The options of a plugin, read from its constructor's keyword-only parameters.
+
+The source is read, not run: a plugin's module usually imports torch, and neither `--help`, nor shell completion, nor
+the answer to a misspelt option may wait for that. Only a constructor that can't be understood from its text (a computed
+default, an inherited one from a compiled module) is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import textwrap
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.machinery import PathFinder
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from plugformer.errors import UserError, nearest, unknown
+
+REQUIRED = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Option:
+    name: str
+    type: Any
+    default: Any = REQUIRED
+    help: str = ""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a constructor takes, what its class says of itself, and where it stands."""
+
+    parameters: Mapping[str, Option]
+    doc: str = ""
+    file: str = ""
+    line: int = 0
+    problems: tuple[str, ...] = field(default=())
+
+
+class _Opaque(Exception):
+    """The text alone doesn't say; the module has to be imported."""
+
+
+# ---------------------------------------------------------------------------------------------- reading the source
+
+
+_NAMES: dict[str, Any] = {
+    name: getattr(typing, name) for name in ("Any", "Callable", "Literal", "Optional", "Union")
+} | {"Mapping": Mapping, "Path": Path, "Sequence": Sequence}
+_NAMES |= {kind.__name__: kind for kind in (bool, dict, float, int, list, str, tuple)}
+_ANNOTATION_NODES = (
+    ast.Expression, ast.Name, ast.Load, ast.Subscript, ast.Tuple, ast.List, ast.Constant, ast.BinOp, ast.BitOr,
+    ast.UnaryOp, ast.USub,
+)  # fmt: skip
+_ROOTS = {"object", "ABC", "Protocol", "Generic", "nn.Module", "torch.nn.Module", "Module"}
+
+
+@dataclass(frozen=True)
+class _Module:
+    """One parsed source file: its classes, its constants and where its imported names come from."""
+
+    name: str
+    file: str
+    classes: Mapping[str, ast.ClassDef]
+    constants: Mapping[str, ast.expr]
+    imports: Mapping[str, tuple[str, str]]
+
+
+@cache
+def _parse(module: str) -> _Module:
+    file = _find_source(module)
+    if file is None:
+        raise _Opaque
+    tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+    classes, constants, imports = {}, {}, {}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            classes[node.name] = node
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            constants[node.targets[0].id] = node.value
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
+            constants[node.target.id] = node.value
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            imports.update({alias.asname or alias.name: (node.module, alias.name) for alias in node.names})
+    return _Module(module, file, classes, constants, imports)
+
+
+def _find_source(module: str) -> str | None:
+    """The file of a module, without importing it or the packages above it."""
+    path, spec, name = None, None, ""
+    for part in module.split("."):
+        name = f"{name}.{part}".lstrip(".")
+        spec = PathFinder.find_spec(name, path)
+        if spec is None:
+            return None
+        path = spec.submodule_search_locations
+    origin = spec.origin if spec else None
+    return origin if origin and origin.endswith(".py") else None
+
+
+def _evaluate(node: ast.expr, module: _Module) -> Any:
+    """The value of an annotation or a default: constants, and names that this page or its module defines."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if not all(isinstance(part, _ANNOTATION_NODES) for part in ast.walk(node)):
+        try:
+            return ast.literal_eval(node)
+        except ValueError:
+            raise _Opaque from None
+    names = dict(_NAMES)
+    for part in ast.walk(node):
+        if isinstance(part, ast.Name) and part.id not in names:
+            if part.id not in module.constants:
+                raise _Opaque
+            names[part.id] = _evaluate(module.constants[part.id], module)
+    return eval(compile(ast.Expression(node), module.file, "eval"), {"__builtins__": {}}, names)
+
+
+def _read(module: _Module, class_name: str, context: frozenset[str]) -> Signature:
+    if class_name not in module.classes:
+        raise _Opaque
+    node = module.classes[class_name]
+    doc = ast.get_docstring(node) or ""
+    constructor = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    if constructor is not None:
+        parameters, problems = _from_function(constructor, module, context, doc)
+    elif any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+        parameters, problems = _from_fields(node, module, context, doc), ()
+    else:
+        inherited = [found for base in node.bases if (found := _read_base(base, module, context))]
+        parameters = {k: v for found in reversed(inherited) for k, v in found.parameters.items()}
+        problems = tuple(problem for found in inherited for problem in found.problems)
+    return Signature(parameters, doc, module.file, node.lineno, problems)
+
+
+def _read_base(base: ast.expr, module: _Module, context: frozenset[str]) -> Signature | None:
+    text = ast.unparse(base).split("[")[0]
+    if text in module.classes:
+        return _read(module, text, context)
+    if text in _ROOTS:
+        return None
+    if text in module.imports:
+        origin, name = module.imports[text]
+        return _read(_parse(origin), name, context)
+    raise _Opaque
+
+
+def _from_function(
+    function: ast.FunctionDef, module: _Module, context: frozenset[str], doc: str
+) -> tuple[dict[str, Option], tuple[str, ...]]:
+    arguments = function.args
+    defaults = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    parameters = {a.arg: _option(a.arg, a.annotation, d, module, context, doc) for a, d in defaults}
+    loose = [a.arg for a in (arguments.posonlyargs + arguments.args)[1:]]
+    loose += [f"*{arguments.vararg.arg}"] if arguments.vararg else []
+    loose += [f"**{arguments.kwarg.arg}"] if arguments.kwarg else []
+    return parameters, _loose_problem(loose)
+
+
+def _loose_problem(loose: list[str]) -> tuple[str, ...]:
+    message = "constructor parameters must be keyword-only and named one by one; these are not: "
+    return (message + ", ".join(loose),) if loose else ()
+
+
+def _from_fields(node: ast.ClassDef, module: _Module, context: frozenset[str], doc: str) -> dict[str, Option]:
+    fields = [n for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+    return {
+        n.target.id: _option(n.target.id, n.annotation, n.value, module, context, doc)
+        for n in fields
+        if isinstance(n.target, ast.Name) and "ClassVar" not in ast.unparse(n.annotation)
+    }
+
+
+def _option(
+    name: str,
+    annotation: ast.expr | None,
+    default: ast.expr | None,
+    module: _Module,
+    context: frozenset[str],
+    doc: str,
+) -> Option:
+    if name in context:  # filled by the core: its type is nobody's to set
+        return Option(name, Any, REQUIRED if default is None else None)
+    hint = Any if annotation is None else _evaluate(annotation, module)
+    value = REQUIRED if default is None else _evaluate(default, module)
+    return Option(name, hint, value, _help(doc, name))
+
+
+@cache
+def _argument_helps(doc: str) -> dict[str, str]:
+    """The entries of a docstring's `Args:` section, by name."""
+    _, _, section = doc.partition("Args:\n")
+    helps: dict[str, str] = {}
+    name = ""
+    for line in textwrap.dedent(section.split("\n\n")[0]).splitlines():
+        if not line.startswith(" ") and ":" in line:
+            name, _, text = line.partition(":")
+            helps[name] = text.strip()
+        elif name:
+            helps[name] += " " + line.strip()
+    return helps
+
+
+def _help(doc: str, name: str) -> str:
+    return _argument_helps(doc).get(name, "")
+
+
+# ---------------------------------------------------------------------------------------------- reading the class
+
+
+def read_class(cls: type, context: frozenset[str] = frozenset()) -> Signature:
+    """The signature of an imported class, by introspection."""
+    doc = inspect.getdoc(cls) if cls.__doc__ else ""
+    parameters, loose = {}, []
+    own = inspect.signature(cls).parameters.values() if cls.__init__ is not object.__init__ else []
+    hints: dict[str, Any] = {}
+    for parameter in own:
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            if _root_constructor(cls):
+                continue
+            loose.append(str(parameter).split(":")[0].split("=")[0])
+            continue
+        name = parameter.name
+        if name in context:
+            parameters[name] = Option(name, Any, REQUIRED if parameter.default is REQUIRED else None)
+            continue
+        hints = hints or typing.get_type_hints(_owner(cls).__init__)
+        parameters[name] = Option(name, hints.get(name, Any), parameter.default, _help(_owner_doc(cls), name))
+    try:
+        file, line = inspect.getsourcefile(cls) or "", inspect.getsourcelines(cls)[1]
+    except (OSError, TypeError):  # a class typed into a notebook or a prompt
+        file, line = "", 0
+    return Signature(parameters, doc or "", file, line, _loose_problem(loose))
+
+
+def _owner(cls: type) -> type:
+    """The class that wrote the constructor."""
+    return next(base for base in cls.__mro__ if "__init__" in vars(base))
+
+
+def _owner_doc(cls: type) -> str:
+    return inspect.getdoc(_owner(cls)) or ""
+
+
+def _root_constructor(cls: type) -> bool:
+    """Whether the class takes no options because nobody below nn.Module wrote a constructor."""
+    return _owner(cls).__module__.startswith(("torch.nn.", "typing", "abc", "builtins"))
+
+
+def read_signature(target: str, context: frozenset[str] = frozenset()) -> Signature:
+    """The signature of `module:Class`, from its source where that is enough, else by importing it."""
+    module, _, name = target.partition(":")
+    try:
+        return _read(_parse(module), name, context)
+    except _Opaque:
+        return read_class(getattr(importlib.import_module(module), name), context)
+
+
+# ---------------------------------------------------------------------------------------------- checking values
+
+
+def describe(hint: Any) -> str:
+    """A type in a user's words."""
+    words = {int: "an integer", float: "a number", bool: "true or false", str: "a string", NoneType: "null"}
+    words |= {Path: "a path", Any: "anything"}
+    if hint in words:
+        return words[hint]
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin in (Union, UnionType):
+        return " or ".join(describe(argument) for argument in arguments)
+    if origin is tuple and Ellipsis not in arguments:
+        return f"a list of {len(arguments)}: " + ", ".join(describe(argument) for argument in arguments)
+    if origin in (list, tuple, Sequence):
+        return f"a list, each {describe(arguments[0])}"
+    if origin in (dict, Mapping):
+        return f"a mapping of names to {describe(arguments[1])}"
+    return str(getattr(hint, "__name__", hint))
+
+
+def short(hint: Any) -> str:
+    """A type as it would be written in a signature."""
+    if hint is NoneType:
+        return "None"
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return " | ".join(repr(argument) for argument in arguments)
+    if origin in (Union, UnionType):
+        return " | ".join(short(argument) for argument in arguments)
+    if arguments:
+        return f"{origin.__name__}[{', '.join('...' if a is Ellipsis else short(a) for a in arguments)}]"
+    return str(getattr(hint, "__name__", hint))
+
+
+def coerce(value: Any, hint: Any, where: str) -> Any:
+    """`value` as the type `hint`; only conversions that lose nothing (1 → 1.0, a list → a tuple) are made.
+
+    Raises:
+        UserError: the value isn't of that type; says where, what was expected and, of names, the nearest.
+    """
+    try:
+        return _coerce(value, hint, where)
+    except TypeError:
+        message = f"{where}={_shown(value)}: expected {describe(hint)}."
+        if get_origin(hint) is Literal:
+            guess = nearest(str(value), map(str, get_args(hint)))
+            message += f" Did you mean {guess}?" if guess else ""
+        raise UserError(message) from None
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else str(value).replace("None", "null")
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin is Literal:
+        if value in arguments:
+            return value
+        if isinstance(value, str | int | float) and str(value) in map(str, arguments):  # 2d parses as text, 2 doesn't
+            return next(argument for argument in arguments if str(argument) == str(value))
+        raise TypeError
+    if origin in (Union, UnionType):
+        exact = [a for a in arguments if isinstance(a, type) and type(value) is a]
+        for argument in [*exact, *arguments]:
+            try:
+                return _coerce(value, argument, where)
+            except TypeError:
+                continue
+        raise TypeError
+    if hint is NoneType and value is None:
+        return None
+    if hint in (bool, int) and type(value) is hint:
+        return value
+    if hint is float and type(value) in (int, float):
+        return float(value)
+    if hint is str and type(value) in (str, int, float):
+        return str(value)
+    if hint is Path and isinstance(value, str | Path):
+        return Path(value)
+    base = origin or hint
+    if base in (list, tuple, Sequence) and isinstance(value, list | tuple):
+        exact_length = base is tuple and arguments and Ellipsis not in arguments
+        if exact_length and len(arguments) != len(value):
+            raise TypeError
+        each = arguments if exact_length else (arguments or (Any,))[:1] * len(value)
+        items = [coerce(v, h, f"{where}[{i}]") for i, (v, h) in enumerate(zip(value, each, strict=True))]
+        return tuple(items) if base is tuple else items
+    if base in (dict, Mapping) and isinstance(value, Mapping):
+        return {str(k): coerce(v, (arguments or (str, Any))[1], f"{where}.{k}") for k, v in value.items()}
+    raise TypeError
+
+
+def check_options(signature: Signature, values: Mapping[str, Any], where: str, owner: str) -> dict[str, Any]:
+    """`values` with the types of the signature; every key must be one of its parameters.
+
+    Raises:
+        UserError: an unknown key, a missing value, or a value of the wrong type.
+    """
+    for key in values:
+        if key not in signature.parameters:
+            raise unknown(f"{where}.{key}: no such option of {owner}", key, signature.parameters, "Its options")
+    for option in signature.parameters.values():
+        if option.default is REQUIRED and values.get(option.name, "???") == "???":
+            raise UserError(f"{where}.{option.name} has no default: set {where}.{option.name}=VALUE. {option.help}")
+    return {k: coerce(v, signature.parameters[k].type, f"{where}.{k}") for k, v in values.items()}
+
+
+def plain_default(value: Any) -> Any:
+    """A default as configuration files write it."""
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value

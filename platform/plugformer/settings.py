@@ -1,0 +1,75 @@
+"""What a run is set to besides its plugins. Plain data, read by the same rules as a plugin's options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """The top level of a composition.
+
+    Args:
+        seed: decides first weights, the order of samples, augmentation and dropout.
+        run_dir: the folder that everything the run makes goes into.
+        plugins: Python files whose registered classes join this run; from the command line only.
+    """
+
+    seed: int = 0
+    run_dir: str = ""
+    plugins: list[str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderSettings:
+    """How samples become batches.
+
+    Args:
+        batch_size: samples that one optimiser step learns from, `trainer.accumulate` small batches together.
+        eval_batch_size: samples in a batch of validation, test and prediction.
+        num_workers: processes that encode samples beside the training one; has no effect on what is drawn.
+    """
+
+    batch_size: int = 64
+    eval_batch_size: int = 256
+    num_workers: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSettings:
+    """How the model is trained.
+
+    Args:
+        max_epochs: passes over the training samples.
+        max_steps: optimiser steps after which training ends even if epochs are left.
+        accelerator: where the model runs.
+        precision: of weights and of the arithmetic.
+        gradient_clip: largest norm of the gradient; larger ones are scaled down to it.
+        accumulate: small batches whose gradients are summed for one optimiser step; divides `loader.batch_size`.
+        compile: whether the model is compiled by torch.compile.
+        deterministic: whether only algorithms are used that give the same bits twice.
+        val_every: epochs between validations.
+        log_every: optimiser steps between two rows of training metrics.
+        limit_batches: batches of each epoch and split that are used, for trying things out.
+        overfit_batches: trains and validates on this many training batches only, unshuffled and unaugmented.
+        fast_dev_run: one batch of training, validation and test each, without checkpoints.
+        profiler: prints where the time went.
+        progress: whether a progress bar is shown.
+    """
+
+    max_epochs: int = 50
+    max_steps: int | None = None
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"] = "32-true"
+    gradient_clip: float | None = 1.0
+    accumulate: int = 1
+    compile: bool = False
+    deterministic: bool = True
+    val_every: int = 1
+    log_every: int = 10
+    limit_batches: int | None = None
+    overfit_batches: int = 0
+    fast_dev_run: bool = False
+    profiler: Literal["simple", "advanced"] | None = None
+    progress: bool = True

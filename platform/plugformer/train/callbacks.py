@@ -1,0 +1,29 @@
+"""Callbacks by name. The base is Lightning's, so any of its callbacks is a plugin away."""
+
+from typing import Literal
+
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import EarlyStopping as LightningEarlyStopping
+
+__all__ = ["Callback", "EarlyStopping"]
+
+
+class EarlyStopping(LightningEarlyStopping):
+    """Ends training when a metric no longer gets better.
+
+    Args:
+        monitor: the metric, as `split/metric`.
+        mode: whether less or more of it is better.
+        patience: validations without improvement that are waited for.
+        min_delta: a smaller change is no improvement.
+    """
+
+    def __init__(
+        self,
+        *,
+        monitor: str = "val/loss",
+        mode: Literal["min", "max"] = "min",
+        patience: int = 10,
+        min_delta: float = 0.0,
+    ) -> None:
+        super().__init__(monitor=monitor, mode=mode, patience=patience, min_delta=min_delta, check_finite=True)

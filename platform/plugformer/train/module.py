@@ -1,0 +1,93 @@
+"""A model in training, as Lightning wants it."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchmetrics import MetricCollection
+
+from plugformer.interfaces import Batch, Optimizer, Schedule
+from plugformer.model import Model
+from plugformer.nn.parameters import group_parameters
+
+
+class TrainingModule(pl.LightningModule):
+    """
+    Args:
+        model: what is trained.
+        optimizer: makes the torch optimiser.
+        schedule: the factor of its learning rates over the steps.
+        record: what every checkpoint says of its origin, as plain values.
+    """
+
+    def __init__(self, *, model: Model, optimizer: Optimizer, schedule: Schedule, record: dict[str, Any]) -> None:
+        super().__init__()
+        self.model = model
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.record = record
+        self.test_split = "test"
+        self.val_metrics = MetricCollection(dict(model.task.metrics()))
+        self.test_metrics = self.val_metrics.clone()
+        self.tables: dict[str, list[list[Any]]] = {}
+
+    def training_step(self, batch: Batch) -> Tensor:
+        output = self.model(batch)
+        self.log("train/loss", output.loss, batch_size=output.weight, on_step=True, on_epoch=False, prog_bar=True)
+        return output.loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+            self.log("train/lr", optimizer.param_groups[0]["lr"], batch_size=1)
+
+    def validation_step(self, batch: Batch) -> None:
+        self._update("val", self.val_metrics, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish("val", self.val_metrics)
+
+    def test_step(self, batch: Batch) -> None:
+        self._update(self.test_split, self.test_metrics, batch)
+
+    def on_test_epoch_end(self) -> None:
+        self._finish(self.test_split, self.test_metrics)
+
+    def _update(self, split: str, metrics: MetricCollection, batch: Batch) -> None:
+        output = self.model(batch)
+        metrics.update(output.predictions, output.targets)
+        self.log(f"{split}/loss", output.loss, batch_size=output.weight, on_epoch=True, prog_bar=split == "val")
+
+    def _finish(self, split: str, metrics: MetricCollection) -> None:
+        values = metrics.compute()
+        metrics.reset()
+        self.tables |= {f"{split}_{name}": rows for name, rows in self.model.task.tables(values).items()}
+        for name, value in values.items():
+            if value.numel() == 1:
+                monitored = f"{split}/{name}" == self.model.task.monitor.metric
+                self.log(f"{split}/{name}", value.float(), prog_bar=monitored)
+
+    def evaluate(
+        self, trainer: pl.Trainer, batches: DataLoader[Batch], *, split: str, checkpoint: str | None
+    ) -> dict[str, float]:
+        """All metrics of a split as `split/metric`.
+
+        Args:
+            trainer: which moves model and batches.
+            batches: of the split.
+            split: names the metrics.
+            checkpoint: whose weights are tested, as Lightning's `ckpt_path`; None for those the model has now.
+        """
+        self.test_split = split
+        (values,) = trainer.test(self, batches, ckpt_path=checkpoint, verbose=False, weights_only=True)
+        return {name: float(value) for name, value in values.items() if name.startswith(f"{split}/")}
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer.build(group_parameters(self.model))
+        total = int(self.trainer.estimated_stepping_batches)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["plugformer"] = self.record

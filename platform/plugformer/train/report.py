@@ -1,0 +1,60 @@
+"""What a run tells the person in front of it."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from plugformer.config import Config
+from plugformer.interfaces import Sample, Tokenizer
+from plugformer.model import Model
+from plugformer.nn.parameters import count_parameters
+from plugformer.registry import KINDS
+from plugformer.run_dir import RunDir, replacing
+
+console = Console(highlight=False)
+
+
+def start(
+    config: Config,
+    *,
+    samples: Mapping[str, Sequence[Sample]],
+    model: Model,
+    tokenizer: Tokenizer,
+    device: torch.device,
+) -> None:
+    """A short summary: the parts, the model's size, the data."""
+    parts = " ".join(f"{kind}={config[kind]['name']}" for kind in KINDS if "name" in config.get(kind, {}))
+    sizes = ", ".join(f"{len(split)} {name}" for name, split in samples.items())
+    grid = " × ".join(map(str, tokenizer.spec.grid.shape))
+    console.print(f"[dim]{parts}[/]")
+    console.print(
+        f"{count_parameters(model):,} parameters on {device.type} · {sizes} samples · grid {grid} · seed {config['seed']}"
+    )
+
+
+def end(summary: Mapping[str, float], run: RunDir) -> None:
+    """The final metrics, and where everything is."""
+    console.print(metrics_table(summary))
+    console.print(f"{summary['train/steps']} steps in {summary['train/seconds']:.1f} s · [bold]{run.path}[/]", soft_wrap=True)
+
+
+def metrics_table(summary: Mapping[str, float]) -> Table:
+    """A row a metric, a column a split."""
+    splits = [split for split in ("train", "val", "test") if f"{split}/loss" in summary]
+    names = [name.partition("/")[2] for name in summary if name.startswith(f"{splits[-1]}/")]
+    table = Table("metric", *({"val": "val (best)"}.get(split, split) for split in splits))
+    for name in sorted(names):
+        values = [summary.get(f"{split}/{name}") for split in splits]
+        table.add_row(name, *("" if value is None else f"{value:.4f}" for value in values))
+    return table
+
+
+def write_tables(tables: Mapping[str, list[list[Any]]], run: RunDir) -> None:
+    """Metrics that are tables, such as a confusion matrix, each as a CSV file."""
+    for name, rows in tables.items():
+        with replacing(run.path / f"{name}.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows)

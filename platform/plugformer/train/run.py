@@ -1,0 +1,115 @@
+"""One run from a checked composition to its summary."""
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import pytorch_lightning as pl
+
+from plugformer import __version__
+from plugformer.assemble import build_model, preview
+from plugformer.config import Config, provenance
+from plugformer.data.loaders import make_loader, small_batch
+from plugformer.environment import record_environment
+from plugformer.interfaces import DataSource, Monitor, Sample, Split, Tokenizer
+from plugformer.model import Model
+from plugformer.nn.parameters import count_parameters
+from plugformer.registry import build
+from plugformer.run_dir import RunDir, plain, write_json
+from plugformer.settings import LoaderSettings, TrainerSettings
+from plugformer.train import report
+from plugformer.train.csv_logger import CsvLogger
+from plugformer.train.module import TrainingModule
+from plugformer.train.trainer import make_trainer
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+def train(config: Config) -> tuple[dict[str, float], Monitor]:
+    """Train a model, test its best checkpoint and write the run directory.
+
+    Args:
+        config: a checked composition; its `run_dir` must not hold a run yet.
+
+    Returns:
+        The summary, final metrics as `split/metric`, those of val and test being the best checkpoint's; and which of
+        them says how good the run is.
+
+    Raises:
+        UserError: parts that can't be combined, or data that can't be read; before training starts.
+    """
+    settings, loading = TrainerSettings(**config["trainer"]), LoaderSettings(**config["loader"])
+    source: DataSource = build("data", config["data"])
+    tokenizer, _ = preview(config, source=source)
+
+    source.verify()
+    samples = {split: source.samples(split) for split in SPLITS}
+    tokenizer.fit(samples["train"])
+    run = RunDir.create(config["run_dir"])
+    if settings.overfit_batches:
+        few = samples["train"][: settings.overfit_batches * loading.batch_size]
+        samples = dict.fromkeys(SPLITS, few)
+    record(config, run, source=source, tokenizer=tokenizer, samples=samples)
+
+    pl.seed_everything(config["seed"], verbose=False)
+    model = build_model(config, tokenizer=tokenizer, data=source.spec)
+    module = make_module(config, model)
+    loader = partial(make_loader, tokenizer=tokenizer, targets=model.task.targets, num_workers=loading.num_workers)
+    training = loader(
+        samples["train"],
+        batch_size=small_batch(loading.batch_size, settings.accumulate),
+        seed=None if settings.overfit_batches else config["seed"],
+    )
+    evaluation = {split: loader(samples[split], batch_size=loading.eval_batch_size) for split in ("val", "test")}
+    trackers = [build("logger", node).open(run, config) for node in config.get("logger", {}).values()]
+    trainer = make_trainer(
+        settings,
+        run=run,
+        monitor=model.task.monitor,
+        loggers=[CsvLogger(run), *trackers],
+        callbacks=[build("callback", node) for node in config.get("callback", {}).values()],
+        batches_per_epoch=len(training),
+    )
+    report.start(config, samples=samples, model=model, tokenizer=tokenizer, device=trainer.strategy.root_device)
+
+    started = time.perf_counter()
+    trainer.fit(module, training, evaluation["val"])
+    seconds = time.perf_counter() - started
+    summary = {
+        "train/loss": float(trainer.callback_metrics["train/loss"]),
+        "train/epochs": trainer.current_epoch,
+        "train/steps": trainer.global_step,
+        "train/seconds": round(seconds, 3),
+        "model/parameters": count_parameters(model),
+    }
+    best = None if settings.fast_dev_run else "best"
+    for split, batches in evaluation.items():
+        summary |= module.evaluate(trainer, batches, split=split, checkpoint=best)
+    write_json(run.summary, summary)
+    report.write_tables(module.tables, run)
+    report.end(summary, run)
+    return summary, model.task.monitor
+
+
+def make_module(config: Config, model: Model) -> TrainingModule:
+    """A model with its optimiser and schedule."""
+    if config["trainer"]["compile"]:
+        model.compile()
+    return TrainingModule(
+        model=model,
+        optimizer=build("optimizer", config["optimizer"]),
+        schedule=build("schedule", config["schedule"]),
+        record=plain({"version": __version__, "config": config, "plugins": provenance(config)}),
+    )
+
+
+def record(
+    config: Config, run: RunDir, *, source: DataSource, tokenizer: Tokenizer, samples: Mapping[Split, Sequence[Sample]]
+) -> None:
+    """Write down what the run is made of, before it starts."""
+    run.write_config(config)
+    write_json(run.plugins, provenance(config))
+    record_environment(run)
+    sizes = {split: len(samples[split]) for split in SPLITS}
+    write_json(run.data, {"labels": source.spec.labels, "samples": sizes, "fingerprint": source.fingerprint()})
+    tokenizer.save(run.tokenizer)

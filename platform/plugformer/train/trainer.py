@@ -1,0 +1,72 @@
+"""Lightning's trainer from a run's settings."""
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.loggers import Logger
+
+from plugformer.interfaces import Monitor
+from plugformer.run_dir import RunDir
+from plugformer.settings import TrainerSettings
+from plugformer.train.checkpoint_io import AtomicCheckpointIO
+
+
+def make_trainer(
+    settings: TrainerSettings,
+    *,
+    run: RunDir,
+    monitor: Monitor,
+    loggers: list[Logger],
+    callbacks: list[Callback],
+    batches_per_epoch: int,
+) -> pl.Trainer:
+    """A trainer for one device.
+
+    Args:
+        settings: of the run.
+        run: whose folder checkpoints go into.
+        monitor: decides which checkpoint is best.
+        loggers: where metrics go.
+        callbacks: besides those that every run has.
+        batches_per_epoch: of training.
+    """
+    own: list[Callback] = [RichProgressBar(leave=False)] if settings.progress else []
+    if not settings.fast_dev_run:
+        own.append(_checkpoints(run, monitor))
+    return pl.Trainer(
+        accelerator=settings.accelerator,
+        devices=1,
+        precision=settings.precision,
+        max_epochs=settings.max_epochs,
+        max_steps=-1 if settings.max_steps is None else settings.max_steps,
+        gradient_clip_val=settings.gradient_clip,
+        accumulate_grad_batches=settings.accumulate,
+        deterministic=settings.deterministic,
+        check_val_every_n_epoch=settings.val_every,
+        log_every_n_steps=max(1, min(settings.log_every, batches_per_epoch)),
+        limit_train_batches=settings.limit_batches,
+        limit_val_batches=settings.limit_batches,
+        limit_test_batches=settings.limit_batches,
+        fast_dev_run=settings.fast_dev_run,
+        profiler=settings.profiler,
+        num_sanity_val_steps=0,
+        enable_progress_bar=settings.progress,
+        enable_model_summary=False,
+        enable_checkpointing=not settings.fast_dev_run,
+        logger=loggers,
+        callbacks=[*own, *callbacks],
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=run.path,
+    )
+
+
+def _checkpoints(run: RunDir, monitor: Monitor) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        dirpath=run.checkpoints,
+        filename="best",
+        monitor=monitor.metric,
+        mode=monitor.mode,
+        save_top_k=1,
+        save_last=True,
+        enable_version_counter=False,
+        auto_insert_metric_name=False,
+    )

@@ -1,0 +1,1 @@
+"""Heads, objectives and metrics."""

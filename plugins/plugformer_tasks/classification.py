@@ -1,0 +1,137 @@
+"""One label for a whole sample."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
+
+from plugformer.data.collate import stack
+from plugformer.errors import UserError
+from plugformer.interfaces import (
+    Batch,
+    DataSpec,
+    Features,
+    Monitor,
+    Needs,
+    Output,
+    Sample,
+    Targets,
+    Task,
+    Tokens,
+    Trunk,
+)
+from plugformer.nn.initialise import STD
+
+
+class Classification(Task):
+    """A linear classifier on pooled hidden states (Devlin et al. 2019; Dosovitskiy et al. 2021).
+
+    Args:
+        pool: `cls` prepends a learned token and reads the label off it; `mean` averages over all real tokens.
+        label_smoothing: share of the target probability that is spread over all classes while training
+            (Szegedy et al. 2016).
+        dropout: probability on the pooled state while training.
+
+    Raises:
+        UserError: data with fewer than two labels.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        data: DataSpec,
+        pool: Literal["cls", "mean"] = "cls",
+        label_smoothing: float = 0.0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if len(data.labels) < 2:
+            raise UserError(f"task=classification: the data has {len(data.labels)} labels, at least 2 are needed.")
+        # A token at the front sees nothing but itself in a causal backbone.
+        directions = {"bidirectional"} if pool == "cls" else {"bidirectional", "causal", "prefix"}
+        self.needs = Needs(directions=frozenset(directions), keys=frozenset({"label"}))
+        self.monitor = Monitor("val/accuracy", "max")
+        self.targets = Labels()
+        self.labels = data.labels
+        self.label_smoothing = label_smoothing
+        self.pooling = ClassToken(dim=dim) if pool == "cls" else MeanOfTokens()
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(dim, len(data.labels))
+
+    def forward(self, trunk: Trunk, batch: Batch) -> Output:
+        tokens = self.pooling.prepare(trunk.embed(batch["inputs"]))
+        hidden = trunk.backbone(tokens)
+        logits = self.head(self.dropout(self.pooling(hidden, tokens)))
+        label = batch["targets"].get("label")
+        return Output(self._loss(logits, label), logits, label, weight=len(logits))
+
+    def _loss(self, logits: Float[Tensor, "batch classes"], label: Tensor | None) -> Tensor | None:
+        if label is None:
+            return None
+        return F.cross_entropy(logits, label, label_smoothing=self.label_smoothing if self.training else 0.0)
+
+    def metrics(self) -> Mapping[str, Metric]:
+        classes = len(self.labels)
+        return {
+            "accuracy": MulticlassAccuracy(classes, average="micro"),
+            "f1": MulticlassF1Score(classes, average="macro"),
+            "confusion_matrix": MulticlassConfusionMatrix(classes),
+        }
+
+    def tables(self, values: Mapping[str, Tensor]) -> dict[str, list[list[Any]]]:
+        """The confusion matrix: a row for each true label, a column for each predicted one."""
+        counts = values["confusion_matrix"].tolist()
+        rows = [[label, *row] for label, row in zip(self.labels, counts, strict=True)]
+        return {"confusion_matrix": [["true \\ predicted", *self.labels], *rows]}
+
+    def describe(self, output: Output) -> list[dict[str, Any]]:
+        probability, best = output.predictions.softmax(-1).max(-1)
+        found = zip(best.tolist(), probability.tolist(), strict=True)
+        return [{"label": self.labels[index], "probability": p} for index, p in found]
+
+
+class Labels(Targets):
+    """The label's index."""
+
+    def encode(self, sample: Sample) -> Features:
+        return {"label": torch.tensor(sample["label"])}
+
+    def collate(self, features: Sequence[Features]) -> Features:
+        return stack(features)
+
+
+class ClassToken(nn.Module):
+    """A learned token at the front, whose hidden state stands for the sequence."""
+
+    def __init__(self, *, dim: int) -> None:
+        super().__init__()
+        self.vector = nn.Parameter(torch.empty(dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.vector, std=STD)
+
+    def prepare(self, tokens: Tokens) -> Tokens:
+        return tokens.prepend(self.vector)
+
+    def forward(self, hidden: Float[Tensor, "batch length dim"], tokens: Tokens) -> Float[Tensor, "batch dim"]:
+        return hidden[:, 0]
+
+
+class MeanOfTokens(nn.Module):
+    """The mean over real tokens."""
+
+    def prepare(self, tokens: Tokens) -> Tokens:
+        return tokens
+
+    def forward(self, hidden: Float[Tensor, "batch length dim"], tokens: Tokens) -> Float[Tensor, "batch dim"]:
+        if tokens.valid is None:
+            return hidden.mean(1)
+        valid = tokens.valid[..., None].to(hidden.dtype)
+        return (hidden * valid).sum(1) / valid.sum(1)

@@ -1,0 +1,1 @@
+"""Images: tokenizers and data."""
