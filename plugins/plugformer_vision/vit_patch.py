@@ -212,7 +212,7 @@ class PatchEmbedding(Embedding):
 
 def _transforms(augmentation: dict[str, dict[str, Any]]) -> Callable[[Tensor], Tensor] | None:
     on_batches = {"CutMix", "MixUp"}
-    known = {name for name in v2.__all__ if _is_transform(getattr(v2, name))} - on_batches
+    known = {name for name, member in vars(v2).items() if _is_transform(member)} - on_batches
     chosen = []
     for name, arguments in augmentation.items():
         if name not in known:

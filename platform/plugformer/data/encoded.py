@@ -45,6 +45,9 @@ class EncodedSamples(Dataset[Encoded]):
     def _inputs(self, sample: Sample, draw: Draw) -> Features:
         if not self.augment:
             return self.tokenizer.encode(sample)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(draw.seed)
+        before = torch.default_generator.get_state()
+        torch.default_generator.manual_seed(draw.seed)
+        try:
             return self.tokenizer.encode(sample, augment=True)
+        finally:
+            torch.default_generator.set_state(before)

@@ -14,6 +14,7 @@ from plugformer.run_dir import RunDir, read_json
 from plugformer.settings import LoaderSettings, TrainerSettings
 from plugformer.train import report
 from plugformer.train.run import make_module
+from plugformer.train.trainer import quieten
 
 
 def evaluate(path: str | Path, config: Config, *, split: Split, checkpoint: str) -> dict[str, float]:
@@ -41,6 +42,7 @@ def evaluate(path: str | Path, config: Config, *, split: Split, checkpoint: str)
         batch_size=loading.eval_batch_size,
         num_workers=loading.num_workers,
     )
+    quieten()
     trainer = pl.Trainer(
         accelerator=settings.accelerator,
         devices=1,

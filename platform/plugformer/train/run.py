@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import pytorch_lightning as pl
+import torch
 
 from plugformer import __version__
 from plugformer.assemble import build_model, preview
@@ -52,6 +53,7 @@ def train(config: Config) -> tuple[dict[str, float], Monitor]:
     record(config, run, source=source, tokenizer=tokenizer, samples=samples)
 
     pl.seed_everything(config["seed"], verbose=False)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a tenth of a small model's step
     model = build_model(config, tokenizer=tokenizer, data=source.spec)
     module = make_module(config, model)
     loader = partial(make_loader, tokenizer=tokenizer, targets=model.task.targets, num_workers=loading.num_workers)

@@ -1,5 +1,8 @@
 """Lightning's trainer from a run's settings."""
 
+import logging
+import warnings
+
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import Logger
@@ -29,6 +32,7 @@ def make_trainer(
         callbacks: besides those that every run has.
         batches_per_epoch: of training.
     """
+    quieten()
     own: list[Callback] = [RichProgressBar(leave=False)] if settings.progress else []
     if not settings.fast_dev_run:
         own.append(_checkpoints(run, monitor))
@@ -57,6 +61,17 @@ def make_trainer(
         plugins=[AtomicCheckpointIO()],
         default_root_dir=run.path,
     )
+
+
+def quieten() -> None:
+    """Leave out what Lightning says of itself, and warnings that a user can do nothing about."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    ignored = [
+        r".*does not have many workers.*",  # encoding a small image is faster than passing it between processes
+        r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # Lightning 2.6 on torch 2.14
+    ]
+    for message in ignored:
+        warnings.filterwarnings("ignore", message)
 
 
 def _checkpoints(run: RunDir, monitor: Monitor) -> ModelCheckpoint:
