@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from plugformer.errors import UserError
-from plugformer.interfaces import Attention, Capabilities, DataSpec, Tokenizer
+from plugformer.interfaces import Attention, Capabilities, DataSpec, Position, Tokenizer
 from plugformer.model import Model
 from plugformer.registry import find, offers
 
@@ -45,20 +45,21 @@ def check_compatible(config: Mapping[str, Any], *, source: DataSpec, tokenizer: 
         needed[f"honour key padding, as tokenizer={name['tokenizer']} needs"] = lambda can: can.key_padding
     if spec.packs:
         needed[f"honour segments, as tokenizer={name['tokenizer']} needs"] = lambda can: can.segments
-    if getattr(backbone, "position", None) is not None and backbone.position.adds_bias:
+    if any(module.adds_bias for module in model.modules() if isinstance(module, Position)):
         needed[f"take an additive bias, as position={name['position']} needs"] = lambda can: can.additive_bias
     for mechanism in {type(m): m for m in model.modules() if isinstance(m, Attention)}.values():
         for what, allows in needed.items():
             if not allows(mechanism.capabilities):
-                raise UserError(
-                    f"attention={name['attention']} can't {what}."
-                    f"{_working('attention', lambda cls, allows=allows: allows(cls.capabilities))}"
-                )
+                raise UserError(f"attention={name['attention']} can't {what}.{_working_attention(allows)}")
         if len(spec.grid) < mechanism.capabilities.min_length:
             raise UserError(
                 f"attention={name['attention']} needs at least {mechanism.capabilities.min_length} tokens; "
                 f"tokenizer={name['tokenizer']} makes {len(spec.grid)}."
             )
+
+
+def _working_attention(allows: Callable[[Capabilities], bool]) -> str:
+    return _working("attention", lambda cls: allows(cls.capabilities))
 
 
 def _working(kind: str, allows: Callable[[Any], bool]) -> str:

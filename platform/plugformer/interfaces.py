@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -603,6 +603,7 @@ class Output:
     weight: int
 
 
+@runtime_checkable  # for the checks of annotations in tests
 class Trunk(Protocol):
     """What a task is given to work with: a model without its head."""
 

@@ -15,6 +15,7 @@ from plugformer.errors import UserError
 from plugformer.interfaces import (
     Batch,
     DataSpec,
+    Direction,
     Features,
     Monitor,
     Needs,
@@ -54,7 +55,7 @@ class Classification(Task):
         if len(data.labels) < 2:
             raise UserError(f"task=classification: the data has {len(data.labels)} labels, at least 2 are needed.")
         # A token at the front sees nothing but itself in a causal backbone.
-        directions = {"bidirectional"} if pool == "cls" else {"bidirectional", "causal", "prefix"}
+        directions: set[Direction] = {"bidirectional"} if pool == "cls" else {"bidirectional", "causal", "prefix"}
         self.needs = Needs(directions=frozenset(directions), keys=frozenset({"label"}))
         self.monitor = Monitor("val/accuracy", "max")
         self.targets = Labels()

@@ -106,7 +106,7 @@ class ImageFolder(DataSource):
     def _splits(self) -> dict[Split, list[_File]]:
         good = [file for file in self._files if file.path not in self._bad]
         splits = {split: [file for file in good if file.split == split] for split in SPLITS}
-        missing = [split for split in ("val", "test") if not splits[split]]
+        missing = [split for split in SPLITS[1:] if not splits[split]]
         pool = splits["train"] or good
         if missing:
             drawn = split_by_label(
@@ -115,7 +115,7 @@ class ImageFolder(DataSource):
                 test_fraction=self.test_fraction if "test" in missing else 0.0,
                 seed=self.split_seed,
             )
-            splits |= {split: [pool[index] for index in drawn[split]] for split in ("train", *missing)}
+            splits |= {split: [pool[index] for index in drawn[split]] for split in (SPLITS[0], *missing)}
         return splits
 
     def samples(self, split: Split) -> Sequence[Sample]:

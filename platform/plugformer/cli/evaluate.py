@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 from plugformer.cli.compose import parse, register_files
 from plugformer.errors import UserError
@@ -36,7 +36,8 @@ def main(argv: list[str]) -> int:
 
     values = {each.key_or_group: each.value() for each in overrides}
     values.pop("plugins", None)
-    split, checkpoint = values.pop("split", "test"), values.pop("checkpoint", "best")
+    split: Any = values.pop("split", "test")
+    checkpoint = str(values.pop("checkpoint", "best"))
     if split not in get_args(Split):
         raise UserError(f"split={split}: expected one of {', '.join(get_args(Split))}.")
     config = check_config(override_config(load_config(path), values))

@@ -5,7 +5,7 @@ number of workers or their history.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch.utils.data import Sampler
@@ -13,7 +13,15 @@ from torch.utils.data import Sampler
 from plugformer.nn.initialise import seed_for
 
 
-class Draw(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One sample of one epoch.
+
+    Attributes:
+        index: its place in the split.
+        seed: of whatever is random in encoding it.
+    """
+
     index: int
     seed: int
 

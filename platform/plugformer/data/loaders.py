@@ -1,9 +1,10 @@
 """Loaders of samples."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from plugformer.data.collate import Collate
 from plugformer.data.draws import InOrder, Shuffled
@@ -32,8 +33,9 @@ def make_loader(
         seed: given, samples are shuffled and augmented, anew each epoch; else they come in order, as they are.
     """
     sampler = InOrder(len(samples)) if seed is None else Shuffled(len(samples), seed=seed)
+    encoded: Dataset[Any] = EncodedSamples(samples, tokenizer=tokenizer, targets=targets, augment=seed is not None)
     return DataLoader(
-        EncodedSamples(samples, tokenizer=tokenizer, targets=targets, augment=seed is not None),
+        encoded,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=num_workers,
@@ -42,6 +44,17 @@ def make_loader(
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # of its own, so that loading draws nothing from the model's
     )
+
+
+def indexable(samples: Sequence[Sample] | Iterable[Sample], data: str) -> Sequence[Sample]:
+    """The samples, if each can be asked for by its number.
+
+    Raises:
+        UserError: they are streamed.
+    """
+    if not isinstance(samples, Sequence):
+        raise UserError(f"data={data}: streams its samples; training needs data whose samples have numbers.")
+    return samples
 
 
 def small_batch(batch_size: int, accumulate: int) -> int:

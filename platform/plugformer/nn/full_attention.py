@@ -1,7 +1,5 @@
 """Exact softmax attention."""
 
-from typing import ClassVar
-
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,7 +14,7 @@ class Full(Attention):
         dropout: probability with which an attention weight is dropped while training.
     """
 
-    capabilities: ClassVar[Capabilities] = Capabilities(
+    capabilities = Capabilities(
         causality="strict",
         cross_attention=True,
         key_padding=True,

@@ -32,9 +32,9 @@ class Learned(Position):
         self.tables = nn.ModuleList(nn.ModuleList(nn.Embedding(size, dim) for size in axes) for axes in sizes)
 
     def add(self, x: Float[Tensor, "batch length dim"], layout: Layout) -> Float[Tensor, "batch length dim"]:
-        for number, (grid, tables) in enumerate(zip(layout.grids, self.tables, strict=True)):
+        for number, grid in enumerate(layout.grids):
             places = _places(grid, layout, self.order)
-            position = sum(table(place) for table, place in zip(tables, places, strict=True))
+            position = sum(table(place) for table, place in zip(self.tables[number], places, strict=True))
             x = x + position * layout.on_grid(number)[..., None].to(x.dtype)
         return x
 

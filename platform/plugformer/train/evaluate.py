@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 
 from plugformer.assemble import load_run
 from plugformer.config import Config
-from plugformer.data.loaders import make_loader
+from plugformer.data.loaders import indexable, make_loader
 from plugformer.errors import UserError
 from plugformer.interfaces import DataSource, Split
 from plugformer.registry import build
@@ -36,7 +36,7 @@ def evaluate(path: str | Path, config: Config, *, split: Split, checkpoint: str)
         raise UserError(f"The data has the labels {list(source.spec.labels)}, the model was trained on {trained_on}.")
     source.verify()
     batches = make_loader(
-        source.samples(split),
+        indexable(source.samples(split), config["data"]["name"]),
         tokenizer=tokenizer,
         targets=model.task.targets,
         batch_size=loading.eval_batch_size,

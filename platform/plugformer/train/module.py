@@ -35,12 +35,9 @@ class TrainingModule(pl.LightningModule):
 
     def training_step(self, batch: Batch) -> Tensor:
         output = self.model(batch)
-        self.log("train/loss", output.loss, batch_size=output.weight, on_step=True, on_epoch=False, prog_bar=True)
+        self.log("train/loss", output.loss, batch_size=output.weight, prog_bar=True)
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=output.weight)
         return output.loss
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
-            self.log("train/lr", optimizer.param_groups[0]["lr"], batch_size=1)
 
     def validation_step(self, batch: Batch) -> None:
         self._update("val", self.val_metrics, batch)

@@ -10,7 +10,7 @@ import torch
 from plugformer import __version__
 from plugformer.assemble import build_model, preview
 from plugformer.config import Config, provenance
-from plugformer.data.loaders import make_loader, small_batch
+from plugformer.data.loaders import indexable, make_loader, small_batch
 from plugformer.environment import record_environment
 from plugformer.interfaces import DataSource, Monitor, Sample, Split, Tokenizer
 from plugformer.model import Model
@@ -44,7 +44,7 @@ def train(config: Config) -> tuple[dict[str, float], Monitor]:
     tokenizer, _ = preview(config, source=source)
 
     source.verify()
-    samples = {split: source.samples(split) for split in SPLITS}
+    samples = {split: indexable(source.samples(split), config["data"]["name"]) for split in SPLITS}
     tokenizer.fit(samples["train"])
     run = RunDir.create(config["run_dir"])
     if settings.overfit_batches:
@@ -53,7 +53,7 @@ def train(config: Config) -> tuple[dict[str, float], Monitor]:
     record(config, run, source=source, tokenizer=tokenizer, samples=samples)
 
     pl.seed_everything(config["seed"], verbose=False)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a tenth of a small model's step
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a tenth of a small step
     model = build_model(config, tokenizer=tokenizer, data=source.spec)
     module = make_module(config, model)
     loader = partial(make_loader, tokenizer=tokenizer, targets=model.task.targets, num_workers=loading.num_workers)

@@ -46,7 +46,7 @@ def make_trainer(
         accumulate_grad_batches=settings.accumulate,
         deterministic=settings.deterministic,
         check_val_every_n_epoch=settings.val_every,
-        log_every_n_steps=max(1, min(settings.log_every, batches_per_epoch)),
+        log_every_n_steps=max(1, min(settings.log_every, settings.limit_batches or batches_per_epoch, batches_per_epoch)),
         limit_train_batches=settings.limit_batches,
         limit_val_batches=settings.limit_batches,
         limit_test_batches=settings.limit_batches,

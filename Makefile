@@ -1,0 +1,58 @@
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all check format lint types contracts bench constraints clean
+
+# An active virtual environment is used as it is; otherwise one is made in .venv.
+VENV := $(or $(VIRTUAL_ENV),.venv)
+PYTHON ?= python3
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --constraint constraints.txt --editable
+
+demo: $(VENV)/.plugformer ## install, and train the default experiment (handwritten digits, about a minute)
+	$(BIN)/plugformer train
+
+test: $(VENV)/.plugformer-dev ## install, and run the tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/.plugformer-dev ## all tests, the slow ones too
+	$(BIN)/python -m pytest
+
+check: format lint types contracts test ## everything that must hold before a commit
+
+format: $(VENV)/.plugformer-dev ## is everything formatted? (`ruff format` does it)
+	$(BIN)/ruff format --check .
+
+lint: $(VENV)/.plugformer-dev ## ruff
+	$(BIN)/ruff check .
+
+types: $(VENV)/.plugformer-dev ## mypy
+	$(BIN)/mypy
+
+contracts: $(VENV)/.plugformer-dev ## which part may import which
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.plugformer-dev ## the figures of docs/benchmarks.md; run nothing else meanwhile
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/training_loop.py
+
+constraints: $(VENV)/.plugformer-dev ## write the installed versions down as the tested ones
+	$(BIN)/python -m pip freeze --exclude-editable | grep -v ' @ ' > constraints.txt
+
+clean: ## remove what was built, not what was trained
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.plugformer: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) .
+	@touch $@
+
+$(VENV)/.plugformer-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) '.[dev]'
+	@touch $@ $(VENV)/.plugformer
