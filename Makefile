@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --constraint constraints.txt --editable
 
 demo: $(VENV)/.plugformer ## install, and train the default experiment (handwritten digits, about a minute)
-	$(BIN)/plugformer train
+	$(BIN)/plugformer train experiment=digits
 
 test: $(VENV)/.plugformer-dev ## install, and run the tests
 	$(BIN)/python -m pytest -m "not slow"

@@ -27,7 +27,8 @@ def check_config(config: Mapping[str, Any]) -> Config:
         if key in KINDS:
             checked[key] = _check_many(key, node) if KINDS[key].many else check(key, _mapping(key, node))
         elif key in SETTINGS:
-            checked[key] = check_options(read_class(SETTINGS[key]), _mapping(key, node), key, key)
+            options = check_options(read_class(SETTINGS[key]), _mapping(key, node), key, key)
+            checked[key] = vars(SETTINGS[key](**options))
         elif key not in run.parameters:
             known = [*KINDS, *SETTINGS, *run.parameters]
             raise unknown(f"{key}: no such part of a run", key, known)

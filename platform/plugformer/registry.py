@@ -79,7 +79,7 @@ KINDS: Mapping[str, Kind] = {
     "task": Kind("head, objective and metrics", _interface("Task"), frozenset({"dim", "tokens", "data"})),
     "optimizer": Kind("how weights are updated", _interface("Optimizer")),
     "schedule": Kind("the learning rate over the steps", _interface("Schedule")),
-    "logger": Kind("where metrics go besides metrics.csv", "plugformer.track.logger:Logger", many=True),
+    "logger": Kind("where metrics go", "plugformer.track.logger:Logger", many=True),
     "callback": Kind("what else happens while training", "plugformer.train.callbacks:Callback", many=True),
 }
 

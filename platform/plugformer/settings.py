@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from plugformer.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
@@ -34,6 +36,9 @@ class LoaderSettings:
     batch_size: int = 64
     eval_batch_size: int = 256
     num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least(self, "loader", batch_size=1, eval_batch_size=1, num_workers=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,3 +78,16 @@ class TrainerSettings:
     fast_dev_run: bool = False
     profiler: Literal["simple", "advanced"] | None = None
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        ones = dict.fromkeys(("max_epochs", "max_steps", "accumulate", "val_every", "log_every", "limit_batches"), 1)
+        _at_least(self, "trainer", **ones, overfit_batches=0)
+        if self.gradient_clip is not None and self.gradient_clip <= 0:
+            raise UserError(f"trainer.gradient_clip={self.gradient_clip}: must be greater than 0, or null for no clipping.")
+
+
+def _at_least(settings: object, group: str, **least: int) -> None:
+    for name, smallest in least.items():
+        value = getattr(settings, name)
+        if value is not None and value < smallest:
+            raise UserError(f"{group}.{name}={value}: must be at least {smallest}.")

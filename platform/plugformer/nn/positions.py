@@ -29,14 +29,23 @@ class Learned(Position):
         super().__init__()
         self.order: Order = order
         sizes = [[len(grid)] if order == "raster" else list(grid.shape) for grid in grids]
-        self.tables = nn.ModuleList(nn.ModuleList(nn.Embedding(size, dim) for size in axes) for axes in sizes)
+        self.tables = nn.ModuleList(Tables(axes, dim) for axes in sizes)
 
     def add(self, x: Float[Tensor, "batch length dim"], layout: Layout) -> Float[Tensor, "batch length dim"]:
         for number, grid in enumerate(layout.grids):
-            places = _places(grid, layout, self.order)
-            position = sum(table(place) for table, place in zip(self.tables[number], places, strict=True))
+            position = self.tables[number](_places(grid, layout, self.order))
             x = x + position * layout.on_grid(number)[..., None].to(x.dtype)
         return x
+
+
+class Tables(nn.ModuleList):
+    """A table of vectors for each number of a place; their sum is the place's."""
+
+    def __init__(self, sizes: list[int], dim: int) -> None:
+        super().__init__(nn.Embedding(size, dim) for size in sizes)
+
+    def forward(self, places: list[Tensor]) -> Tensor:
+        return torch.stack([table(place) for table, place in zip(self, places, strict=True)]).sum(0)
 
 
 class Sinusoidal(Position):

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Any
 
+from plugformer.config import Config
 from plugformer.run_dir import RunDir
 
 
@@ -10,7 +11,7 @@ class Logger(ABC):
     """Opens a tracker of its own for one run; the class's options are the tracker's."""
 
     @abstractmethod
-    def open(self, run: RunDir, config: dict[str, Any]) -> Any:
+    def open(self, run: RunDir, config: Config) -> Any:
         """A Lightning logger that writes into the run directory or to a server.
 
         Args:

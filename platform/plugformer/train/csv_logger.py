@@ -3,13 +3,22 @@
 import csv
 from typing import Any
 
-from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.loggers.logger import Logger as LightningLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from plugformer.config import Config
 from plugformer.run_dir import RunDir, replacing
+from plugformer.track.logger import Logger
 
 
-class CsvLogger(Logger):
+class Csv(Logger):
+    """A row a step in the run directory's metrics.csv; on in every run, whatever else is chosen."""
+
+    def open(self, run: RunDir, config: Config) -> LightningLogger:
+        return CsvLogger(run)
+
+
+class CsvLogger(LightningLogger):
     """Appends rows while the columns stay the same, and rewrites the file whole when a new metric appears.
 
     Lightning's own CSVLogger wants a folder of versions to itself and deletes what it finds there.

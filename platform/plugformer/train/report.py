@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from plugformer.config import Config
-from plugformer.interfaces import Sample, Tokenizer
+from plugformer.interfaces import Sample, Split, Tokenizer
 from plugformer.model import Model
 from plugformer.nn.parameters import count_parameters
 from plugformer.registry import KINDS
@@ -21,7 +21,7 @@ console = Console(highlight=False)
 def start(
     config: Config,
     *,
-    samples: Mapping[str, Sequence[Sample]],
+    samples: Mapping[Split, Sequence[Sample]],
     model: Model,
     tokenizer: Tokenizer,
     device: torch.device,

@@ -19,7 +19,6 @@ from plugformer.registry import build
 from plugformer.run_dir import RunDir, plain, write_json
 from plugformer.settings import LoaderSettings, TrainerSettings
 from plugformer.train import report
-from plugformer.train.csv_logger import CsvLogger
 from plugformer.train.module import TrainingModule
 from plugformer.train.trainer import make_trainer
 
@@ -63,12 +62,12 @@ def train(config: Config) -> tuple[dict[str, float], Monitor]:
         seed=None if settings.overfit_batches else config["seed"],
     )
     evaluation = {split: loader(samples[split], batch_size=loading.eval_batch_size) for split in ("val", "test")}
-    trackers = [build("logger", node).open(run, config) for node in config.get("logger", {}).values()]
+    trackers = {"csv": {"name": "csv"}} | config.get("logger", {})
     trainer = make_trainer(
         settings,
         run=run,
         monitor=model.task.monitor,
-        loggers=[CsvLogger(run), *trackers],
+        loggers=[build("logger", node).open(run, config) for node in trackers.values()],
         callbacks=[build("callback", node) for node in config.get("callback", {}).values()],
         batches_per_epoch=len(training),
     )

@@ -1,16 +1,18 @@
 """Lightning's trainer from a run's settings."""
 
 import logging
+import sys
 import warnings
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
 from plugformer.interfaces import Monitor
 from plugformer.run_dir import RunDir
 from plugformer.settings import TrainerSettings
 from plugformer.train.checkpoint_io import AtomicCheckpointIO
+from plugformer.train.progress import ProgressBar
 
 
 def make_trainer(
@@ -33,7 +35,8 @@ def make_trainer(
         batches_per_epoch: of training.
     """
     quieten()
-    own: list[Callback] = [RichProgressBar(leave=False)] if settings.progress else []
+    progress = settings.progress and sys.stdout.isatty()  # a file or a pipe wants the result alone
+    own: list[Callback] = [ProgressBar()] if progress else []
     if not settings.fast_dev_run:
         own.append(_checkpoints(run, monitor))
     return pl.Trainer(
@@ -53,7 +56,7 @@ def make_trainer(
         fast_dev_run=settings.fast_dev_run,
         profiler=settings.profiler,
         num_sanity_val_steps=0,
-        enable_progress_bar=settings.progress,
+        enable_progress_bar=progress,
         enable_model_summary=False,
         enable_checkpointing=not settings.fast_dev_run,
         logger=loggers,

@@ -1,0 +1,124 @@
+"""Laws of attention mechanisms.
+
+A law asks for nothing but what the mechanism declares in its capabilities; but what it declares, it is held to.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plugformer.interfaces import Grid, Layout, Mask
+from plugformer.nn.cache import KeyValueCache
+from plugformer.nn.multi_head import MultiHeadAttention
+from plugformer.nn.positions import NoPosition
+from plugformer.testing.common import applies_if, assert_close, assert_same_dtypes, noise, poisoned
+from plugformer.testing.visibility import VisibilityLaws
+
+
+class AttentionSuite(VisibilityLaws):
+    """All laws of a mechanism; those on what a query sees are in `VisibilityLaws`."""
+
+    # ------------------------------------------------------------------------------------------ shapes and lengths
+
+    def test_keeps_shape_and_dtype(self) -> None:
+        assert_same_dtypes(self)
+
+    def test_takes_every_length(self) -> None:
+        for module, causal in self.ways():
+            for length in range(self.can.min_length, 18):
+                q, k, v = (part.requires_grad_() for part in self.heads(length))
+                with poisoned():
+                    out = module(q, k, v, self.mask(length, causal=causal))
+                    gradients = torch.autograd.grad(out.square().sum(), (q, v))
+                assert out.shape == q.shape
+                assert all(tensor.isfinite().all() for tensor in (out, *gradients)), f"not finite at length {length}"
+
+    def test_takes_tokens_of_a_plane_and_of_none(self) -> None:
+        """A class token and patches of an image."""
+        plane = Layout.of(Grid(("row", "column"), (4, 4)))
+        nowhere = Layout(torch.zeros(1, 1, 2, dtype=torch.long), torch.full((1, 1), -1), plane.grids)
+        q, k, v = self.heads(17)
+        out = self.make()(q, k, v, Mask(layout=Layout.concatenate([nowhere, plane])))
+        assert out.shape == q.shape
+        assert out.isfinite().all()
+
+    # ------------------------------------------------------------------------------------------ in the wrapper
+
+    def test_needs_nothing_that_it_does_not_declare(self) -> None:
+        """As the wrapper calls it: with grouped queries and a mask, without a bias."""
+        dim = self.num_heads * self.head_dim
+        for module, causal in self.ways():
+            wrapper = MultiHeadAttention(
+                dim=dim, num_heads=self.num_heads, num_kv_heads=1, mechanism=module, position=NoPosition()
+            )
+            out = wrapper(noise(2, self.length, dim), self.mask(self.length, causal=causal))
+            assert out.shape == (2, self.length, dim)
+            assert out.isfinite().all()
+
+    def test_groups_queries(self) -> None:
+        """Shared keys and values do what repeated ones do."""
+        applies_if(self.can.grouped_query, "takes as many key-value heads as query heads")
+        for module, causal in self.ways():
+            q, k, v = self.heads(self.length)
+            k, v = k[:, :1], v[:, :1]
+            repeated = (part.expand(-1, self.num_heads, -1, -1) for part in (k, v))
+            mask = self.mask(self.length, causal=causal)
+            assert_close(module(q, k, v, mask), module(q, *repeated, mask))
+
+    def test_takes_a_bias(self) -> None:
+        """It is added to the logits: zeros change nothing, very negative numbers hide a key, others matter."""
+        applies_if(self.can.additive_bias, "declares that it takes no bias")
+        for module, causal in self.ways():
+            q, k, v = self.heads(self.length)
+            mask = self.mask(self.length, causal=causal)
+            without = module(q, k, v, mask)
+            bias = noise(1, self.num_heads, self.length, self.length)
+            assert_close(module(q, k, v, mask, torch.zeros_like(bias)), without)
+            biased = module(q, k, v, mask, bias)
+            assert (biased - without).abs().max() > 1e-3
+            assert_close(biased, module(q, k, v, mask, bias.expand(2, -1, -1, -1)), what="a bias of batch 1")
+            bias[..., 1:9] = -1e6
+            assert_close(module(q, k, other(v, slice(1, 9)), mask, bias), module(q, k, v, mask, bias))
+
+    def test_attends_to_another_sequence(self) -> None:
+        """With more and with fewer keys than queries, and each query by itself."""
+        applies_if(self.can.cross_attention, "declares that queries and keys are of one sequence")
+        module = self.make()
+        for queries, keys in ((5, 17), (17, 5)):
+            q, (_, k, v) = self.heads(queries)[0], self.heads(keys, seed=1)
+            together = module(q, k, v, Mask())
+            assert together.shape == q.shape
+            alone = torch.cat([module(query, k, v, Mask()) for query in q.split(1, dim=2)], dim=2)
+            assert_close(together, alone)
+
+    # ------------------------------------------------------------------------------------------ decoding
+
+    def test_steps_are_the_whole(self) -> None:
+        """Prompt and single tokens, each with what is remembered, come out as the whole sequence does."""
+        applies_if(self.can.decoding != "none", "declares that it can't decode")
+        module = self.make_causal()
+        q, k, v = self.heads(self.length)
+        whole = module(q, k, v, self.mask(self.length, causal=True))
+        for prompt in (1, 5):
+            steps = [prompt] + [1] * (self.length - prompt)
+            parts = zip(*(part.split(steps, dim=2) for part in (q, k, v)), strict=True)
+            assert_close(torch.cat(self.decode(module, list(parts)), dim=2), whole, what=f"prompt of {prompt}")
+
+    def decode(self, module: Any, parts: list[tuple[Tensor, Tensor, Tensor]]) -> list[Tensor]:
+        cache, state, outputs, length = KeyValueCache(), None, [], 0
+        for q, k, v in parts:
+            length += q.shape[2]
+            if self.can.decoding == "state":
+                out, state = module.step(q, k, v, state)
+            else:
+                out = module(q, *cache.extend(k, v), self.mask(length, causal=True))
+            outputs.append(out)
+        return outputs
+
+
+def other(tensor: Tensor, places: slice, *, scale: float = 1.0) -> Tensor:
+    """With other numbers at these places of the sequence."""
+    changed = tensor.clone()
+    changed[:, :, places] = scale * noise(*changed[:, :, places].shape, seed=99)
+    return changed
