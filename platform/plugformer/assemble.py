@@ -14,6 +14,7 @@ from plugformer.errors import UserError
 from plugformer.interfaces import Backbone, DataSource, DataSpec, Tokenizer, TokenSpec
 from plugformer.model import Model, Trunk
 from plugformer.nn.initialise import initialise
+from plugformer.nn.parameters import group_parameters
 from plugformer.registry import build
 from plugformer.run_dir import RunDir, read_json
 
@@ -61,6 +62,8 @@ def preview(config: Config, *, source: DataSource) -> tuple[Tokenizer, Model]:
     with torch.device("meta"):
         model = build_model(config, tokenizer=tokenizer, data=source.spec)
     check_compatible(config, source=source.spec, tokenizer=tokenizer, model=model)
+    build("optimizer", config["optimizer"]).build(group_parameters(model))
+    build("schedule", config["schedule"])
     return tokenizer, model
 
 
@@ -80,9 +83,7 @@ def load_config(path: str | Path) -> Config:
         raise UserError(f"{run.config}: {error}") from None
 
 
-def load_run(
-    path: str | Path, config: Config | None = None, *, checkpoint: str = "best"
-) -> tuple[Tokenizer, Model]:
+def load_run(path: str | Path, config: Config | None = None, *, checkpoint: str = "best") -> tuple[Tokenizer, Model]:
     """A trained tokenizer and model as a run directory holds them, in evaluation mode on the CPU.
 
     Nothing in the directory is executed: weights are loaded as data only.

@@ -28,7 +28,7 @@ def check_config(config: Mapping[str, Any]) -> Config:
             checked[key] = _check_many(key, node) if KINDS[key].many else check(key, _mapping(key, node))
         elif key in SETTINGS:
             options = check_options(read_class(SETTINGS[key]), _mapping(key, node), key, key)
-            checked[key] = vars(SETTINGS[key](**options))
+            checked[key] = dict(vars(SETTINGS[key](**options)))
         elif key not in run.parameters:
             known = [*KINDS, *SETTINGS, *run.parameters]
             raise unknown(f"{key}: no such part of a run", key, known)

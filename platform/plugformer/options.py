@@ -55,6 +55,7 @@ _NAMES: dict[str, Any] = {
     name: getattr(typing, name) for name in ("Any", "Callable", "Literal", "Optional", "Union")
 } | {"Mapping": Mapping, "Path": Path, "Sequence": Sequence}
 _NAMES |= {kind.__name__: kind for kind in (bool, dict, float, int, list, str, tuple)}
+_NAMES_ARE_OF = {"builtins", "collections.abc", "pathlib", "typing"}
 _ANNOTATION_NODES = (
     ast.Expression, ast.Name, ast.Load, ast.Subscript, ast.Tuple, ast.List, ast.Constant, ast.BinOp, ast.BitOr,
     ast.UnaryOp, ast.USub,
@@ -73,6 +74,28 @@ class _Module:
     imports: Mapping[str, tuple[str, str]]
 
 
+@dataclass(frozen=True)
+class _Class:
+    """One parsed class, beside the module whose names it uses."""
+
+    module: _Module
+    node: ast.ClassDef
+
+    @property
+    def doc(self) -> str:
+        return ast.get_docstring(self.node) or ""
+
+    @property
+    def constructor(self) -> ast.FunctionDef | None:
+        return next((n for n in self.node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+
+    @property
+    def decorators(self) -> dict[str, str]:
+        """Their names, with their texts."""
+        texts = map(ast.unparse, self.node.decorator_list)
+        return {text.split("(")[0].rsplit(".", 1)[-1]: text for text in texts}
+
+
 @cache
 def _parse(module: str) -> _Module:
     file = _find_source(module)
@@ -87,8 +110,12 @@ def _parse(module: str) -> _Module:
             constants[node.targets[0].id] = node.value
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
             constants[node.target.id] = node.value
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            imports.update({alias.asname or alias.name: (node.module, alias.name) for alias in node.names})
+        elif isinstance(node, ast.ImportFrom):
+            package = module if Path(file).name == "__init__.py" else module.rpartition(".")[0]
+            origin = resolve_name("." * node.level + (node.module or ""), package)
+            imports.update({alias.asname or alias.name: (origin, alias.name) for alias in node.names})
+    stored = Counter(n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+    constants = {name: value for name, value in constants.items() if stored[name] == 1}  # never changed
     return _Module(module, file, classes, constants, imports)
 
 
@@ -106,7 +133,7 @@ def _find_source(module: str) -> str | None:
 
 
 def _evaluate(node: ast.expr, module: _Module) -> Any:
-    """The value of an annotation or a default: constants, and names that this page or its module defines."""
+    """The value of a default: constants, and names that this page or a module defines."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if not all(isinstance(part, _ANNOTATION_NODES) for part in ast.walk(node)):
@@ -114,42 +141,70 @@ def _evaluate(node: ast.expr, module: _Module) -> Any:
             return ast.literal_eval(node)
         except ValueError:
             raise _Opaque from None
-    names = dict(_NAMES)
-    for part in ast.walk(node):
-        if isinstance(part, ast.Name) and part.id not in names:
-            if part.id not in module.constants:
-                raise _Opaque
-            names[part.id] = _evaluate(module.constants[part.id], module)
-    return eval(compile(ast.Expression(node), module.file, "eval"), {"__builtins__": {}}, names)
+    names = {part.id: _look_up(part.id, module) for part in ast.walk(node) if isinstance(part, ast.Name)}
+    try:
+        return eval(compile(ast.Expression(node), module.file, "eval"), {"__builtins__": {}}, names)
+    except TypeError:  # such as "Mine" | None
+        raise _Opaque from None
+
+
+def _evaluate_annotation(node: ast.expr, module: _Module) -> Any:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return _evaluate_annotation(ast.parse(node.value, mode="eval").body, module)
+    literals = [n for n in ast.walk(node) if isinstance(n, ast.Subscript) and ast.unparse(n.value) == "Literal"]
+    values = {id(part) for literal in literals for part in ast.walk(literal)}
+    if any(isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in values for n in ast.walk(node)):
+        raise _Opaque  # a name in quotes inside another annotation
+    return _evaluate(node, module)
+
+
+def _look_up(name: str, module: _Module) -> Any:
+    if name in module.constants:
+        return _evaluate(module.constants[name], module)
+    origin, original = module.imports.get(name, ("builtins", name))
+    if origin in _NAMES_ARE_OF and original in _NAMES:
+        return _NAMES[original]
+    if name not in module.imports:
+        raise _Opaque
+    return _look_up(original, _parse(origin))
 
 
 def _read(module: _Module, class_name: str, context: frozenset[str]) -> Signature:
-    if class_name not in module.classes:
+    cls = _find_class(class_name, module)
+    constructors = _find_constructors(cls)
+    if len(constructors) > 1:
         raise _Opaque
-    node = module.classes[class_name]
-    doc = ast.get_docstring(node) or ""
-    constructor = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
-    if constructor is not None:
-        parameters, problems = _from_function(constructor, module, context, doc)
-    elif any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
-        parameters, problems = _from_fields(node, module, context, doc), ()
-    else:
-        inherited = [found for base in node.bases if (found := _read_base(base, module, context))]
-        parameters = {k: v for found in reversed(inherited) for k, v in found.parameters.items()}
-        problems = tuple(problem for found in inherited for problem in found.problems)
-    return Signature(parameters, doc, module.file, node.lineno, problems)
+    parameters, problems = {}, ()
+    for owner in constructors:
+        if owner.constructor is not None:
+            parameters, problems = _from_function(owner.constructor, owner.module, context, owner.doc)
+        else:
+            parameters = _from_fields(owner, context, owner.doc)
+    return Signature(parameters, cls.doc, cls.module.file, cls.node.lineno, problems)
 
 
-def _read_base(base: ast.expr, module: _Module, context: frozenset[str]) -> Signature | None:
-    text = ast.unparse(base).split("[")[0]
-    if text in module.classes:
-        return _read(module, text, context)
-    if text in _ROOTS:
-        return None
-    if text in module.imports:
-        origin, name = module.imports[text]
-        return _read(_parse(origin), name, context)
+def _find_class(name: str, module: _Module) -> _Class:
+    if name in module.classes:
+        return _Class(module, module.classes[name])
+    if name in module.imports:
+        origin, original = module.imports[name]
+        return _find_class(original, _parse(origin))
     raise _Opaque
+
+
+def _find_bases(cls: _Class) -> list[_Class]:
+    names = [ast.unparse(base).split("[")[0] for base in cls.node.bases]
+    return [_find_class(name, cls.module) for name in names if name not in _ROOTS]
+
+
+def _find_constructors(cls: _Class) -> list[_Class]:
+    """The class that writes the constructor; none if nobody does, several if that depends on the order of bases."""
+    if cls.constructor is not None or "dataclass" in cls.decorators:
+        return [cls]
+    if set(cls.decorators) - {"final", "register"}:
+        raise _Opaque
+    found = [owner for base in _find_bases(cls) for owner in _find_constructors(base)]
+    return list({id(owner.node): owner for owner in found}.values())
 
 
 def _from_function(
@@ -169,13 +224,21 @@ def _loose_problem(loose: list[str]) -> tuple[str, ...]:
     return (message + ", ".join(loose),) if loose else ()
 
 
-def _from_fields(node: ast.ClassDef, module: _Module, context: frozenset[str], doc: str) -> dict[str, Option]:
-    fields = [n for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
-    return {
-        n.target.id: _option(n.target.id, n.annotation, n.value, module, context, doc)
-        for n in fields
-        if isinstance(n.target, ast.Name) and "ClassVar" not in ast.unparse(n.annotation)
-    }
+def _from_fields(cls: _Class, context: frozenset[str], doc: str) -> dict[str, Option]:
+    """The fields of a dataclass after those of its bases."""
+    options: dict[str, Option] = {}
+    for base in reversed(_find_bases(cls)):
+        options |= _from_fields(base, context, doc)
+    if "dataclass" not in cls.decorators:
+        return options
+    if "kw_only=True" not in cls.decorators["dataclass"] or "init=False" in cls.decorators["dataclass"]:
+        raise _Opaque
+    for field in cls.node.body:
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            name = field.target.id
+            if "ClassVar" not in ast.unparse(field.annotation):
+                options[name] = _option(name, field.annotation, field.value, cls.module, context, doc)
+    return options
 
 
 def _option(
@@ -188,7 +251,7 @@ def _option(
 ) -> Option:
     if name in context:  # filled by the core: its type is nobody's to set
         return Option(name, Any, REQUIRED if default is None else None)
-    hint = Any if annotation is None else _evaluate(annotation, module)
+    hint = Any if annotation is None else _evaluate_annotation(annotation, module)
     value = REQUIRED if default is None else _evaluate(default, module)
     return Option(name, hint, value, _help(doc, name))
 

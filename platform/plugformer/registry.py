@@ -265,7 +265,9 @@ def find(kind: str, name: str) -> Plugin:
 
 def _duplicate(rivals: list[Plugin]) -> UserError:
     packages = "\n".join(f"  {rival.package} {rival.version}: {rival.target}" for rival in rivals)
-    return UserError(f"{rivals[0]}: the name is offered more than once.\n{packages}\n  Uninstall or rename one of them.")
+    return UserError(
+        f"{rivals[0]}: the name is offered more than once.\n{packages}\n  Uninstall or rename one of them."
+    )
 
 
 # ---------------------------------------------------------------------------------------------- checking and building

@@ -90,7 +90,9 @@ class RunDir:
         path = self.checkpoints / f"{name}.ckpt"
         if not path.is_file():
             there = ", ".join(sorted(found.stem for found in self.checkpoints.glob("*.ckpt"))) or "none"
-            raise UserError(f"{path}: no such checkpoint; there is {there}. The run may have ended before it saved one.")
+            raise UserError(
+                f"{path}: no such checkpoint; there is {there}. The run may have ended before it saved one."
+            )
         return path
 
     def read_config(self) -> dict[str, Any]:
@@ -109,7 +111,9 @@ class RunDir:
 
 def write_json(path: Path, value: Any) -> None:
     with replacing(path) as file:
-        file.write_text(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        file.write_text(
+            json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        )
 
 
 def read_json(path: Path) -> Any:

@@ -80,13 +80,19 @@ class TrainerSettings:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        ones = dict.fromkeys(("max_epochs", "max_steps", "accumulate", "val_every", "log_every", "limit_batches"), 1)
-        _at_least(self, "trainer", **ones, overfit_batches=0)
+        _at_least(self, "trainer", max_epochs=1, max_steps=1, accumulate=1, val_every=1, log_every=1, limit_batches=1)
+        _at_least(self, "trainer", overfit_batches=0)
         if self.gradient_clip is not None and self.gradient_clip <= 0:
-            raise UserError(f"trainer.gradient_clip={self.gradient_clip}: must be greater than 0, or null for no clipping.")
+            raise UserError(
+                f"trainer.gradient_clip={self.gradient_clip}: must be greater than 0, or null for no clipping."
+            )
 
 
 def _at_least(settings: object, group: str, **least: int) -> None:
+    """
+    Raises:
+        UserError: a number is smaller than the one given here for its name.
+    """
     for name, smallest in least.items():
         value = getattr(settings, name)
         if value is not None and value < smallest:

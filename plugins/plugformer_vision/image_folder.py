@@ -73,7 +73,9 @@ class ImageFolder(DataSource):
         classes = sorted({folder.name for root in self._roots.values() for folder in _visible(root) if folder.is_dir()})
         if len(classes) < 2:
             found = f"only {classes[0]}" if classes else "none"
-            raise UserError(f"data.root={self.root}: expected a folder for each of at least two classes, found {found}.")
+            raise UserError(
+                f"data.root={self.root}: expected a folder for each of at least two classes, found {found}."
+            )
         return tuple(classes)
 
     @cached_property

@@ -197,9 +197,7 @@ class PatchEmbedding(Embedding):
         self.register_buffer("std", torch.tensor(std)[:, None, None])
         self.register_buffer("coordinates", grid.coordinates()[None], persistent=False)
 
-    def patches(
-        self, image: Shaped[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch length token_dim"]:
+    def patches(self, image: Shaped[Tensor, "batch channels height width"]) -> Float[Tensor, "batch length token_dim"]:
         """Normalised patches of uint8 images, in raster order."""
         pixels = (image.to(self.mean.dtype) / 255 - self.mean) / self.std
         return F.unfold(pixels, self.patch_size, stride=self.stride).transpose(1, 2)

@@ -3,6 +3,7 @@
 Hydra imports this module at each start, so it imports nothing heavy.
 """
 
+import builtins
 from pathlib import Path
 from typing import List
 
@@ -35,7 +36,7 @@ class PluginSource(ConfigSource):
         group, _, name = _without_suffix(config_path).partition("/")
         return name in self._names(group)
 
-    def list(self, config_path: str, results_filter: ObjectType | None) -> List[str]:
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         if config_path == "":
             return [] if results_filter == ObjectType.CONFIG else sorted([*KINDS, *SETTINGS])
         return [] if results_filter == ObjectType.GROUP else self._names(config_path)
@@ -57,7 +58,7 @@ class PluginSource(ConfigSource):
         )
 
     @staticmethod
-    def _names(group: str) -> List[str]:
+    def _names(group: str) -> builtins.list[str]:
         """The plugins of a kind; of settings, their defaults."""
         return ["default"] if group in SETTINGS else list(offers(group)) if group in KINDS else []
 

@@ -144,5 +144,3 @@ def _no_such_key(key: str, known: Sequence[str]) -> UserError:
     guess = nearest(key, known)
     hint = f" Did you mean {guess}?" if guess else ""
     return UserError(f"{key}: no such option.{hint}\n  Possible: {', '.join(sorted(set(siblings)))}")
-
-

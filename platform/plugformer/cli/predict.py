@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from plugformer.cli.compose import register_files, parse
+from plugformer.cli.compose import parse, register_files
 
 
 def main(argv: list[str]) -> int:
@@ -17,7 +17,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="a file, or text for a text tokenizer")
     parser.add_argument("--checkpoint", default="best", help="best (the default) or last")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--plugins", nargs="*", default=[], metavar="FILE", help="plugin files the run was trained with")
+    parser.add_argument(
+        "--plugins", nargs="*", default=[], metavar="FILE", help="plugin files the run was trained with"
+    )
     arguments = parser.parse_args(argv)
     register_files(parse([f"plugins=[{','.join(arguments.plugins)}]"]))
 
@@ -28,5 +30,3 @@ def main(argv: list[str]) -> int:
     ):
         print(json.dumps(found, ensure_ascii=False))
     return 0
-
-

@@ -51,9 +51,7 @@ class Encoder(Backbone):
         def block(layer: int) -> Block:
             mechanism = make_attention(num_heads=num_heads, head_dim=head_dim, causal=False, layer=layer)
             return make_block(
-                attention=MultiHeadAttention(
-                    dim=dim, num_heads=num_heads, mechanism=mechanism, position=self.position
-                ),
+                attention=MultiHeadAttention(dim=dim, num_heads=num_heads, mechanism=mechanism, position=self.position),
                 feed_forward=make_feed_forward(dim=dim, dropout=dropout),
                 make_norm=lambda: make_norm(dim=dim),
                 dropout=dropout,

@@ -39,9 +39,7 @@ class MultiHeadAttention(nn.Module):
             raise UserError(f"num_heads={num_heads} is not a multiple of num_kv_heads={num_kv_heads}.")
         self.repeats = 1 if mechanism.capabilities.grouped_query else num_heads // num_kv_heads
         self.query = nn.Linear(dim, num_heads * self.head_dim)
-        self.key = (
-            None if mechanism.capabilities.shared_query_key else nn.Linear(dim, num_kv_heads * self.head_dim)
-        )
+        self.key = None if mechanism.capabilities.shared_query_key else nn.Linear(dim, num_kv_heads * self.head_dim)
         self.value = nn.Linear(dim, num_kv_heads * self.head_dim)
         self.output = nn.Linear(num_heads * self.head_dim, dim)
         self.mechanism = mechanism
@@ -76,9 +74,7 @@ class MultiHeadAttention(nn.Module):
         return self.output(rearrange(out, "batch heads queries head_dim -> batch queries (heads head_dim)"))
 
     def _heads(self, x: Tensor) -> Tensor:
-        return rearrange(
-            x, "batch length (heads head_dim) -> batch heads length head_dim", head_dim=self.head_dim
-        )
+        return rearrange(x, "batch length (heads head_dim) -> batch heads length head_dim", head_dim=self.head_dim)
 
     def _repeat(self, x: Tensor) -> Tensor:
         if self.repeats == 1:

@@ -66,7 +66,9 @@ class Sinusoidal(Position):
         for grid in grids:
             shares = 2 * (1 if order == "raster" else len(grid.axes))
             if dim % shares:
-                raise UserError(f"position=sinusoidal: backbone.dim={dim} must be divisible by {shares} for {grid.axes}.")
+                raise UserError(
+                    f"position=sinusoidal: backbone.dim={dim} must be divisible by {shares} for {grid.axes}."
+                )
         self.dim, self.base = dim, base
 
     def add(self, x: Float[Tensor, "batch length dim"], layout: Layout) -> Float[Tensor, "batch length dim"]:

@@ -14,9 +14,10 @@ from plugformer.run_dir import RunDir, read_json
 from plugformer.settings import LoaderSettings, TrainerSettings
 from plugformer.train import report
 from plugformer.train.run import make_module
-from plugformer.train.trainer import quieten
+from plugformer.train.trainer import interruptible, quieten
 
 
+@interruptible()
 def evaluate(path: str | Path, config: Config, *, split: Split, checkpoint: str) -> dict[str, float]:
     """
     Args:
@@ -48,6 +49,7 @@ def evaluate(path: str | Path, config: Config, *, split: Split, checkpoint: str)
         devices=1,
         precision=settings.precision,
         deterministic=settings.deterministic,
+        limit_test_batches=settings.limit_batches,
         enable_progress_bar=False,
         enable_checkpointing=False,
         enable_model_summary=False,

@@ -39,6 +39,11 @@ class TrainingModule(pl.LightningModule):
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=output.weight)
         return output.loss
 
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.trainer.global_step == self.trainer.max_steps:  # within an epoch Lightning would end unvalidated
+            self.trainer.check_val_every_n_epoch = 1
+            self.trainer.should_stop = True
+
     def validation_step(self, batch: Batch) -> None:
         self._update("val", self.val_metrics, batch)
 

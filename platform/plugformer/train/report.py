@@ -39,7 +39,9 @@ def start(
 def end(summary: Mapping[str, float], run: RunDir) -> None:
     """The final metrics, and where everything is."""
     console.print(metrics_table(summary))
-    console.print(f"{summary['train/steps']} steps in {summary['train/seconds']:.1f} s · [bold]{run.path}[/]", soft_wrap=True)
+    console.print(
+        f"{summary['train/steps']} steps in {summary['train/seconds']:.1f} s · [bold]{run.path}[/]", soft_wrap=True
+    )
 
 
 def metrics_table(summary: Mapping[str, float]) -> Table:

@@ -20,11 +20,12 @@ from plugformer.run_dir import RunDir, plain, write_json
 from plugformer.settings import LoaderSettings, TrainerSettings
 from plugformer.train import report
 from plugformer.train.module import TrainingModule
-from plugformer.train.trainer import make_trainer
+from plugformer.train.trainer import interruptible, make_trainer
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
+@interruptible()
 def train(config: Config) -> tuple[dict[str, float], Monitor]:
     """Train a model, test its best checkpoint and write the run directory.
 
@@ -39,6 +40,8 @@ def train(config: Config) -> tuple[dict[str, float], Monitor]:
         UserError: parts that can't be combined, or data that can't be read; before training starts.
     """
     settings, loading = TrainerSettings(**config["trainer"]), LoaderSettings(**config["loader"])
+    batch_size = small_batch(loading.batch_size, settings.accumulate)
+    callbacks = [build("callback", node) for node in config.get("callback", {}).values()]
     source: DataSource = build("data", config["data"])
     tokenizer, _ = preview(config, source=source)
 
@@ -58,7 +61,7 @@ def train(config: Config) -> tuple[dict[str, float], Monitor]:
     loader = partial(make_loader, tokenizer=tokenizer, targets=model.task.targets, num_workers=loading.num_workers)
     training = loader(
         samples["train"],
-        batch_size=small_batch(loading.batch_size, settings.accumulate),
+        batch_size=batch_size,
         seed=None if settings.overfit_batches else config["seed"],
     )
     evaluation = {split: loader(samples[split], batch_size=loading.eval_batch_size) for split in ("val", "test")}
@@ -68,7 +71,7 @@ def train(config: Config) -> tuple[dict[str, float], Monitor]:
         run=run,
         monitor=model.task.monitor,
         loggers=[build("logger", node).open(run, config) for node in trackers.values()],
-        callbacks=[build("callback", node) for node in config.get("callback", {}).values()],
+        callbacks=callbacks,
         batches_per_epoch=len(training),
     )
     report.start(config, samples=samples, model=model, tokenizer=tokenizer, device=trainer.strategy.root_device)

@@ -1,8 +1,11 @@
 """Lightning's trainer from a run's settings."""
 
 import logging
+import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
@@ -48,8 +51,10 @@ def make_trainer(
         gradient_clip_val=settings.gradient_clip,
         accumulate_grad_batches=settings.accumulate,
         deterministic=settings.deterministic,
-        check_val_every_n_epoch=settings.val_every,
-        log_every_n_steps=max(1, min(settings.log_every, settings.limit_batches or batches_per_epoch, batches_per_epoch)),
+        check_val_every_n_epoch=min(settings.val_every, settings.max_epochs),
+        log_every_n_steps=max(
+            1, min(settings.log_every, settings.limit_batches or batches_per_epoch, batches_per_epoch)
+        ),
         limit_train_batches=settings.limit_batches,
         limit_val_batches=settings.limit_batches,
         limit_test_batches=settings.limit_batches,
@@ -75,6 +80,18 @@ def quieten() -> None:
     ]
     for message in ignored:
         warnings.filterwarnings("ignore", message)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Lets Ctrl-C be a KeyboardInterrupt: Lightning makes a silent exit of it, and ignores it ever after."""
+    try:
+        yield
+    except SystemExit as end:
+        if not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from None
 
 
 def _checkpoints(run: RunDir, monitor: Monitor) -> ModelCheckpoint:
