@@ -1,24 +1,188 @@
-import time
+"""A run from its composition to its summary."""
 
-from tests.helpers import quick_config
+import csv
+import json
+import math
+from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tests.helpers import ROOT, quick_config
+
+from plugformer.assemble import read_checkpoint
+from plugformer.registry import KINDS, offers
 from plugformer.train.run import train
 
+RUN = {
+    *("config.yaml", "plugins.json", "environment.json", "data.json", "metrics.csv", "summary.json"),
+    *("tokenizer", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
+}
+SHORT = ("trainer.max_epochs=2", "trainer.limit_batches=2")
+PLUGINS = [(kind, name) for kind in KINDS for name in offers(kind)]
+CONFIGS = sorted(
+    f"{path.parent.name}={path.stem}"
+    for group in ("experiment", "debug", "trainer")
+    for path in (ROOT / "conf" / group).glob("*.yaml")
+)
 
-def test_a(tmp_path):
-    t = time.time()
-    s, m = train(quick_config(f"run_dir={tmp_path / 'r'}"))
-    print(s, m, time.time() - t)
-    t = time.time()
-    s, m = train(quick_config(f"run_dir={tmp_path / 'r2'}"))
-    print(time.time() - t)
-    import subprocess
 
-    print(
-        subprocess.run(
-            f"cd {tmp_path}/r; find . -type f; cat metrics.csv summary.json data.json config.yaml plugins.json; head -c 800 environment.json",
-            shell=True,
-            capture_output=True,
-            text=True,
-        ).stdout
+def weights(path: Path, *overrides: str) -> dict[str, torch.Tensor]:
+    """Those at the end of a run."""
+    train(quick_config(f"run_dir={path}", *overrides))
+    return read_checkpoint(path / "checkpoints" / "last.ckpt")["state_dict"]
+
+
+def bit_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def image_folder(root: Path) -> Path:
+    noise = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (root / label).mkdir(parents=True)
+        for number in range(10):
+            Image.fromarray(noise.integers(0, 256, (8, 8), dtype=np.uint8)).save(root / label / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "run"
+    summary, monitor = train(quick_config(f"run_dir={path}", "trainer.max_epochs=3", "trainer.log_every=1"))
+    return path, summary, monitor
+
+
+def test_a_run_directory_holds_all_that_the_run_made(run):
+    path, _, _ = run
+    missing = {name for name in RUN if not (path / name).exists()}
+    assert not missing
+    assert not list(path.rglob("*.tmp"))
+    assert yaml.safe_load((path / "config.yaml").read_text())["backbone"]["dim"] == 16
+    plugins = json.loads((path / "plugins.json").read_text())
+    assert {"data", "tokenizer", "attention", "logger.csv"} <= plugins.keys()
+    assert all({"entry_point", "package", "version", "options"} <= plugin.keys() for plugin in plugins.values())
+    environment = json.loads((path / "environment.json").read_text())
+    assert environment["packages"]["torch"]
+    assert json.loads((path / "data.json").read_text())["samples"]["train"] > 1000
+
+
+def test_the_summary_is_flat_numbers_named_by_split_and_metric(run):
+    path, returned, monitor = run
+    summary = json.loads((path / "summary.json").read_text())
+    assert summary == returned
+    assert {"train/loss", "val/loss", "val/accuracy", "val/f1", "test/loss", "test/accuracy", "test/f1"} <= set(summary)
+    assert monitor.metric in summary
+    for name, value in summary.items():
+        assert name.count("/") == 1, name
+        assert type(value) in (int, float), name
+        assert math.isfinite(value), name
+
+
+def test_the_metrics_file_agrees_with_the_summary(run):
+    path, summary, monitor = run
+    with (path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    column = {name: [float(row[name]) for row in rows if row[name]] for name in rows[0]}
+    assert len(column["train/loss"]) == summary["train/steps"] == 6
+    assert column["train/loss"][-1] == summary["train/loss"]
+    choose = {"max": max, "min": min}[monitor.mode]
+    assert choose(column[monitor.metric]) == summary[monitor.metric]
+    assert column["test/loss"] == [summary["test/loss"]]
+    steps = column["step"]
+    assert steps == sorted(steps)
+
+
+def test_a_seed_decides_every_bit(tmp_path):
+    one, again = (weights(tmp_path / name, *SHORT, "seed=1") for name in ("one", "again"))
+    assert bit_equal(one, again)
+    other = weights(tmp_path / "other", *SHORT, "seed=2")
+    assert not bit_equal(one, other)
+
+
+def test_the_number_of_workers_changes_nothing(tmp_path):
+    """Not even what augmentation draws."""
+    varied = "tokenizer.augmentation={RandomRotation: {degrees: 20}}"
+    none, two, plain = (
+        weights(tmp_path / name, *SHORT, *more)
+        for name, more in {
+            "none": [varied, "loader.num_workers=0"],
+            "two": [varied, "loader.num_workers=2"],
+            "plain": [],
+        }.items()
     )
+    assert bit_equal(none, two)
+    assert not bit_equal(none, plain)
+
+
+def test_accumulated_batches_are_one_batch(tmp_path):
+    """Up to rounding: Adam divides by the gradient's own size, so a rounding error of a tiny gradient may become as
+    large as the step; an epsilon far above such gradients takes that away."""
+    steps = ("trainer.max_epochs=1", "trainer.max_steps=3", "trainer.limit_batches=null", "optimizer.eps=1e-3")
+    whole = weights(tmp_path / "whole", *steps)
+    halves = weights(tmp_path / "halves", *steps, "trainer.accumulate=2")
+    assert whole.keys() == halves.keys()
+    for name, value in whole.items():
+        torch.testing.assert_close(halves[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.parametrize(("kind", "name"), PLUGINS)
+def test_every_plugin_trains_in_place_of_the_default(tmp_path, kind, name):
+    choice = [f"{kind}=[{name}]" if KINDS[kind].many else f"{kind}={name}"]
+    if name == "image_folder":
+        choice.append(f"data.root={image_folder(tmp_path / 'images')}")
+    summary, _ = train(quick_config(f"run_dir={tmp_path / 'run'}", *choice))
+    used = json.loads((tmp_path / "run" / "plugins.json").read_text())
+    assert name in {plugin["name"] for place, plugin in used.items() if place.partition(".")[0] == kind}
+    assert summary["train/steps"] >= 1
+    assert math.isfinite(summary["test/loss"])
+
+
+@pytest.mark.parametrize("choice", CONFIGS)
+def test_every_configuration_file_runs(tmp_path, choice):
+    short = ["trainer.max_epochs=1", "trainer.limit_batches=1"]
+    if choice.startswith("trainer=gpu"):
+        choice = f"{choice} trainer.accelerator=gpu"
+    config = quick_config(f"run_dir={tmp_path / 'run'}", *choice.split(), *short)
+    if config["trainer"]["accelerator"] == "gpu":
+        assert config["trainer"]["precision"] == "bf16-mixed"
+        return
+    summary, _ = train(config)
+    assert summary["train/steps"] == 1
+
+
+def test_overfitting_learns_images_from_files_by_heart(tmp_path):
+    root = image_folder(tmp_path / "images")
+    summary, _ = train(
+        quick_config(
+            f"run_dir={tmp_path / 'run'}", "debug=overfit", "data=image_folder", f"data.root={root}",
+            "trainer.limit_batches=null", "trainer.max_epochs=60", "optimizer.lr=0.01", "schedule.warmup=0",
+        )
+    )  # fmt: skip
+    assert summary["train/loss"] < 0.1
+    assert summary["val/accuracy"] == 1
+
+
+def test_early_stopping_stops(tmp_path):
+    never_better = ["callback=early_stopping", "callback.early_stopping.patience=2"]
+    config = quick_config(
+        f"run_dir={tmp_path}", "trainer.max_epochs=20", *never_better, "callback.early_stopping.min_delta=100"
+    )
+    summary, _ = train(config)
+    assert summary["train/epochs"] == 3
+
+
+def test_trains_in_mixed_precision(tmp_path):
+    summary, _ = train(quick_config(f"run_dir={tmp_path / 'run'}", "trainer.precision=bf16-mixed"))
+    assert math.isfinite(summary["test/loss"])
+    kept = read_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")["state_dict"]
+    assert {value.dtype for value in kept.values() if value.is_floating_point()} == {torch.float32}
+
+
+@pytest.mark.slow
+def test_a_compiled_model_learns_the_same(tmp_path):
+    plain, _ = train(quick_config(f"run_dir={tmp_path / 'plain'}"))
+    compiled, _ = train(quick_config(f"run_dir={tmp_path / 'compiled'}", "trainer.compile=true"))
+    assert compiled["test/loss"] == pytest.approx(plain["test/loss"], rel=1e-4)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from plugformer.compatibility import check_compatible
 from plugformer.config import Config, check_config
@@ -122,9 +124,13 @@ def load_weights(model: Model, path: Path) -> None:
     if not isinstance(weights, dict):
         raise UserError(f"{path}: not a checkpoint of Plugformer, it holds no weights.")
     try:
-        model.load_state_dict({key.removeprefix("model."): value for key, value in weights.items()})
+        model.to(_precision(weights)).load_state_dict({key.removeprefix("model."): value for key, value in weights.items()})
     except RuntimeError as error:
         raise UserError(f"{path}: the weights are of another model.\n  {error}") from None
+
+
+def _precision(weights: Mapping[str, Tensor]) -> torch.dtype:
+    return next((value.dtype for value in weights.values() if value.is_floating_point()), torch.float32)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from plugformer.errors import UserError, unknown
-from plugformer.options import Signature, check_options, read_class
+from plugformer.options import check_options, read_class
 from plugformer.registry import KINDS, check, find, find_kind
 from plugformer.settings import LoaderSettings, RunSettings, TrainerSettings
 
@@ -18,42 +17,40 @@ Config = dict[str, Any]
 def check_config(config: Mapping[str, Any]) -> Config:
     """A composition with every value checked and converted: plugins by their signatures, the rest by the settings.
 
+    What it leaves out besides plugins has its default.
+
     Raises:
         UserError: an unknown key or plugin, a missing value, a value of the wrong type.
     """
     run = read_class(RunSettings)
-    checked: Config = {}
-    for key, node in config.items():
-        if key in KINDS:
-            checked[key] = _check_many(key, node) if KINDS[key].many else check(key, _mapping(key, node))
-        elif key in SETTINGS:
-            options = check_options(read_class(SETTINGS[key]), _mapping(key, node), key, key)
-            checked[key] = dict(vars(SETTINGS[key](**options)))
-        elif key not in run.parameters:
-            known = [*KINDS, *SETTINGS, *run.parameters]
+    known = [*KINDS, *SETTINGS, *run.parameters]
+    for key in config:
+        if key not in known:
             raise unknown(f"{key}: no such part of a run", key, known)
     missing = [kind for kind in KINDS if kind not in config and not KINDS[kind].many]
     if missing:
         raise UserError(f"The composition has no {', '.join(missing)}. Choose one with {missing[0]}=NAME.")
-    top = {key: value for key, value in config.items() if key in run.parameters}
-    return checked | _check_top(run, top)
-
-
-def _check_top(run: Signature, values: Mapping[str, Any]) -> dict[str, Any]:
-    checked = {}
-    for key, value in values.items():  # one by one, so that messages say `seed=x`, not `run.seed=x`
-        own = replace(run, parameters={"": run.parameters[key]})
-        checked[key] = check_options(own, {"": value}, key, "a run")[""]
-    return checked
+    checked: Config = {}
+    for kind in KINDS:
+        if kind in config:
+            node = config[kind]
+            checked[kind] = _check_many(kind, node) if KINDS[kind].many else check(kind, _mapping(kind, node))
+    for key, settings in SETTINGS.items():
+        checked[key] = check_options(read_class(settings), _mapping(key, config.get(key, {})), key, key)
+    return checked | check_options(run, {key: config[key] for key in run.parameters if key in config}, "", "a run")
 
 
 def _check_many(kind: str, nodes: Any) -> dict[str, Any]:
-    return {name: check(kind, _mapping(f"{kind}.{name}", node)) for name, node in _mapping(kind, nodes or {}).items()}
+    places = {f"{kind}.{name}": node for name, node in _mapping(kind, nodes or {}).items()}
+    return {place.partition(".")[2]: check(kind, _mapping(place, node), place) for place, node in places.items()}
 
 
 def _mapping(key: str, node: Any) -> Mapping[str, Any]:
     if not isinstance(node, Mapping):
-        raise UserError(f"{key}={node}: expected options, not a single value.")
+        raise UserError(
+            f"{key}={node}: expected options, not a single value. "
+            f"A configuration file chooses a part in its defaults list, as in `override /{key}: NAME`."
+        )
     return node
 
 

@@ -90,7 +90,7 @@ class DataSource(ABC):
     def samples(self, split: Split) -> Sequence[Sample] | Iterable[Sample]:
         """The samples of a split; a plain iterable where the data is streamed."""
 
-    def verify(self) -> None:
+    def verify(self) -> None:  # noqa: B027  # most data has nothing to verify
         """Look for samples that can't be read, before training starts.
 
         Raises:

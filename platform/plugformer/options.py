@@ -10,12 +10,15 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import json
 import textwrap
 import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field
 from functools import cache
 from importlib.machinery import PathFinder
+from importlib.util import resolve_name
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -174,13 +177,15 @@ def _read(module: _Module, class_name: str, context: frozenset[str]) -> Signatur
     constructors = _find_constructors(cls)
     if len(constructors) > 1:
         raise _Opaque
-    parameters, problems = {}, ()
+    parameters: dict[str, Option] = {}
+    problems: tuple[str, ...] = ()
     for owner in constructors:
         if owner.constructor is not None:
             parameters, problems = _from_function(owner.constructor, owner.module, context, owner.doc)
         else:
             parameters = _from_fields(owner, context, owner.doc)
-    return Signature(parameters, cls.doc, cls.module.file, cls.node.lineno, problems)
+    line = min(node.lineno for node in [cls.node, *cls.node.decorator_list])  # as inspect counts
+    return Signature(parameters, cls.doc, cls.module.file, line, problems)
 
 
 def _find_class(name: str, module: _Module) -> _Class:
@@ -233,11 +238,11 @@ def _from_fields(cls: _Class, context: frozenset[str], doc: str) -> dict[str, Op
         return options
     if "kw_only=True" not in cls.decorators["dataclass"] or "init=False" in cls.decorators["dataclass"]:
         raise _Opaque
-    for field in cls.node.body:
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-            name = field.target.id
-            if "ClassVar" not in ast.unparse(field.annotation):
-                options[name] = _option(name, field.annotation, field.value, cls.module, context, doc)
+    for node in cls.node.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            name = node.target.id
+            if "ClassVar" not in ast.unparse(node.annotation):
+                options[name] = _option(name, node.annotation, node.value, cls.module, context, doc)
     return options
 
 
@@ -280,41 +285,48 @@ def _help(doc: str, name: str) -> str:
 
 def read_class(cls: type, context: frozenset[str] = frozenset()) -> Signature:
     """The signature of an imported class, by introspection."""
-    doc = inspect.getdoc(cls) if cls.__doc__ else ""
-    parameters, loose = {}, []
-    own = inspect.signature(cls).parameters.values() if cls.__init__ is not object.__init__ else []
-    hints: dict[str, Any] = {}
-    for parameter in own:
-        if parameter.kind is not parameter.KEYWORD_ONLY:
-            if _root_constructor(cls):
-                continue
-            loose.append(str(parameter).split(":")[0].split("=")[0])
-            continue
+    owner = next(base for base in cls.__mro__ if "__init__" in vars(base))
+    taken = [] if owner.__module__ in _ROOT_MODULES else inspect.signature(cls).parameters.values()
+    parameters, loose, problems = {}, [], []
+    for parameter in taken:
         name = parameter.name
-        if name in context:
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            loose.append(str(parameter).split(":")[0].split("=")[0])
+        elif name in context:
             parameters[name] = Option(name, Any, REQUIRED if parameter.default is REQUIRED else None)
-            continue
-        hints = hints or typing.get_type_hints(_owner(cls).__init__)
-        parameters[name] = Option(name, hints.get(name, Any), parameter.default, _help(_owner_doc(cls), name))
+        else:
+            hint = Any
+            try:
+                hint = _resolve(parameter.annotation, owner)
+            except Exception as error:
+                problems.append(f"the type of {name} can't be found ({type(error).__name__}: {error})")
+            parameters[name] = Option(name, hint, _default(parameter, cls), _help(_doc(owner), name))
     try:
         file, line = inspect.getsourcefile(cls) or "", inspect.getsourcelines(cls)[1]
     except (OSError, TypeError):  # a class typed into a notebook or a prompt
         file, line = "", 0
-    return Signature(parameters, doc or "", file, line, _loose_problem(loose))
+    return Signature(parameters, _doc(cls), file, line, (*_loose_problem(loose), *problems))
 
 
-def _owner(cls: type) -> type:
-    """The class that wrote the constructor."""
-    return next(base for base in cls.__mro__ if "__init__" in vars(base))
+_ROOT_MODULES = {"builtins", "abc", "typing", "torch.nn.modules.module"}  # whose constructors take no options
 
 
-def _owner_doc(cls: type) -> str:
-    return inspect.getdoc(_owner(cls)) or ""
+def _doc(cls: type) -> str:
+    written = cls.__doc__ or ""
+    return "" if written.startswith(f"{cls.__name__}(") else inspect.cleandoc(written)  # a dataclass writes one itself
 
 
-def _root_constructor(cls: type) -> bool:
-    """Whether the class takes no options because nobody below nn.Module wrote a constructor."""
-    return _owner(cls).__module__.startswith(("torch.nn.", "typing", "abc", "builtins"))
+def _resolve(annotation: Any, owner: type) -> Any:
+    """An annotation of the owner's constructor as a type; others of it may have names that type checkers alone know."""
+    if annotation is REQUIRED:
+        return Any
+    names = inspect.unwrap(vars(owner)["__init__"]).__globals__
+    return typing.get_type_hints(type("", (), {"__annotations__": {"it": annotation}}), names)["it"]
+
+
+def _default(parameter: inspect.Parameter, cls: type) -> Any:
+    made = getattr(cls, "__dataclass_fields__", {}).get(parameter.name)
+    return parameter.default if made is None or made.default_factory is MISSING else made.default_factory()
 
 
 def read_signature(target: str, context: frozenset[str] = frozenset()) -> Signature:
@@ -373,14 +385,27 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
         return _coerce(value, hint, where)
     except TypeError:
         message = f"{where}={_shown(value)}: expected {describe(hint)}."
-        if get_origin(hint) is Literal:
-            guess = nearest(str(value), map(str, get_args(hint)))
-            message += f" Did you mean {guess}?" if guess else ""
+        guess = nearest(_shown(value), _words(hint)) if isinstance(value, str) else None
+        message += f" Did you mean {guess}?" if guess else ""
+        if type(value) is float and str in (hint, *get_args(hint)):  # 1.10 was parsed as 1.1
+            message += f" To mean text, put it in quotes: '{where}=\"{value}\"'"
         raise UserError(message) from None
 
 
+def _words(hint: Any) -> Iterator[str]:
+    """The words that a value of this type can be."""
+    if hint is bool:
+        yield from ("true", "false")
+    elif get_origin(hint) is Literal:
+        yield from map(str, get_args(hint))
+    elif get_origin(hint) in (Union, UnionType):
+        for argument in get_args(hint):
+            yield from _words(argument)
+
+
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else str(value).replace("None", "null")
+    """A value as it would be written on the command line."""
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
 
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:
@@ -388,29 +413,25 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
     if hint is Any:
         return value
     if origin is Literal:
-        if value in arguments:
-            return value
-        if isinstance(value, str | int | float) and str(value) in map(str, arguments):  # 2d parses as text, 2 doesn't
-            return next(argument for argument in arguments if str(argument) == str(value))
+        for argument in arguments:
+            written = isinstance(value, str) != isinstance(argument, str)  # 2d is parsed as text, 2 as a number
+            if type(value) in (str, int, float) and written and str(value) == str(argument):
+                return argument
+            if type(value) is type(argument) and value == argument:
+                return argument
         raise TypeError
     if origin in (Union, UnionType):
-        exact = [a for a in arguments if isinstance(a, type) and type(value) is a]
-        for argument in [*exact, *arguments]:
-            try:
-                return _coerce(value, argument, where)
-            except TypeError:
-                continue
-        raise TypeError
+        return _coerce_to_one_of(value, arguments, where)
     if hint is NoneType and value is None:
         return None
     if hint in (bool, int) and type(value) is hint:
         return value
-    if hint is float and type(value) in (int, float):
+    if hint is float and (type(value) is float or (type(value) is int and abs(value) <= 2**53)):
         return float(value)
-    if hint is str and type(value) in (str, int, float):
+    if hint is str and type(value) in (str, int):
         return str(value)
-    if hint is Path and isinstance(value, str | Path):
-        return Path(value)
+    if hint is Path and (isinstance(value, Path) or type(value) in (str, int)):
+        return Path(str(value))
     base = origin or hint
     if base in (list, tuple, Sequence) and isinstance(value, list | tuple):
         exact_length = base is tuple and arguments and Ellipsis not in arguments
@@ -424,19 +445,44 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
     raise TypeError
 
 
+def _coerce_to_one_of(value: Any, hints: Sequence[Any], where: str) -> Any:
+    inside = None
+    for hint in [*(hint for hint in hints if type(value) is hint), *hints]:
+        try:
+            return _coerce(value, hint, where)
+        except UserError as error:  # the right kind of collection with a wrong item
+            inside = inside or error
+        except TypeError:
+            continue
+    raise inside or TypeError
+
+
 def check_options(signature: Signature, values: Mapping[str, Any], where: str, owner: str) -> dict[str, Any]:
-    """`values` with the types of the signature; every key must be one of its parameters.
+    """`values` with the types of the signature, and its defaults for what they leave out.
+
+    Args:
+        signature: of the plugin or settings.
+        values: by name; each must be one of the parameters.
+        where: the dotted place of the values in a composition; empty for the top level.
+        owner: whose options they are, in a user's words.
 
     Raises:
         UserError: an unknown key, a missing value, or a value of the wrong type.
     """
-    for key in values:
-        if key not in signature.parameters:
-            raise unknown(f"{where}.{key}: no such option of {owner}", key, signature.parameters, "Its options")
-    for option in signature.parameters.values():
-        if option.default is REQUIRED and values.get(option.name, "???") == "???":
-            raise UserError(f"{where}.{option.name} has no default: set {where}.{option.name}=VALUE. {option.help}")
-    return {k: coerce(v, signature.parameters[k].type, f"{where}.{k}") for k, v in values.items()}
+    places = {name: f"{where}.{name}".lstrip(".") for name in [*signature.parameters, *values]}
+    for name in values:
+        if name not in signature.parameters:
+            known = [places[each] for each in signature.parameters]
+            raise unknown(f"{places[name]}: no such option of {owner}", places[name], known, "Its options")
+    checked = {}
+    for name, option in signature.parameters.items():
+        value = values.get(name, option.default)
+        if value is REQUIRED or value == "???":
+            place = places[name]
+            explained = f"\n  {place}: {option.help}" if option.help else ""
+            raise UserError(f"{place} has no default: set {place}=VALUE.{explained}")
+        checked[name] = coerce(value, option.type, places[name]) if name in values else value
+    return checked
 
 
 def plain_default(value: Any) -> Any:

@@ -15,6 +15,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -103,7 +104,7 @@ class Plugin:
             return read_class(self.registered, context)
         try:
             return read_signature(self.target, context)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._broken(error) from error
 
     @property
@@ -120,7 +121,7 @@ class Plugin:
         module, _, name = self.target.partition(":")
         try:
             cls = getattr(importlib.import_module(module), name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._broken(error) from error
         check_interface(self, cls)
         return cls
@@ -128,7 +129,7 @@ class Plugin:
     def provenance(self) -> dict[str, str]:
         return {"name": self.name, "entry_point": self.target, "package": self.package, "version": self.version}
 
-    def _broken(self, error: Exception) -> UserError:
+    def _broken(self, error: BaseException) -> UserError:
         return UserError(
             f"{self}: {self.target} of {self.package} {self.version} can't be imported: "
             f"{type(error).__name__}: {error}\n  Other plugins are not affected. Mend or uninstall {self.package}."
@@ -208,7 +209,7 @@ def register_file(path: str | Path) -> None:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         if isinstance(error, UserError):
             raise
@@ -224,11 +225,23 @@ def _installed() -> dict[str, list[Plugin]]:
         if package.name in seen:
             continue
         seen.add(package.name)
-        for point in package.entry_points:
+        try:
+            points = [point for point in package.entry_points if point.group.startswith(PREFIX)]
+        except Exception as error:  # a damaged package harms nobody else
+            _warn(f"{package.name}: its entry points can't be read ({error}), so its plugins are not seen.")
+            continue
+        for point in points:
             kind = point.group.removeprefix(PREFIX)
-            if point.group.startswith(PREFIX) and kind in found:
+            if kind in found:
                 found[kind].append(Plugin(kind, point.name, point.value, package.name, package.version))
+            else:
+                why = unknown(f"{kind}: no such kind of plugin", kind, KINDS, "Kinds")
+                _warn(f"{package.name} {package.version}: its plugin {point.name} is not seen. {why}")
     return found
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=3)
 
 
 def find_kind(kind: str) -> Kind:
@@ -244,8 +257,9 @@ def offers(kind: str) -> dict[str, list[Plugin]]:
     for plugin in _installed()[kind]:
         found.setdefault(plugin.name, []).append(plugin)
     for (registered_kind, name), plugin in _registered.items():
-        if registered_kind == kind:
-            found.setdefault(name, []).append(plugin)
+        rivals = found.get(name, [])
+        if registered_kind == kind and plugin.target not in [rival.target for rival in rivals]:
+            found[name] = [*rivals, plugin]
     return dict(sorted(found.items()))
 
 
@@ -273,18 +287,26 @@ def _duplicate(rivals: list[Plugin]) -> UserError:
 # ---------------------------------------------------------------------------------------------- checking and building
 
 
-def check(kind: str, node: Mapping[str, Any]) -> dict[str, Any]:
-    """A composed node with its options checked and converted, still with its `name`. Imports no plugin."""
+def check(kind: str, node: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """A composed node with its options checked, converted and complete, still with its `name`. Imports no plugin.
+
+    Args:
+        kind: the kind of part.
+        node: `{"name": ..., **options}`; plain values.
+        where: its dotted place in a composition, if that isn't the kind.
+    """
+    where = where or kind
     options = dict(node)
     name = options.pop("name", None)
     if not isinstance(name, str):
-        raise UserError(f"{kind}: the node needs a name. Choose one with {kind}=NAME: {', '.join(offers(kind))}")
+        raise UserError(f"{where}: the node needs a name. Choose one with {kind}=NAME: {', '.join(offers(kind))}")
     plugin = find(kind, name)
     filled = {word for word in KINDS[kind].context if word in plugin.signature.parameters}
     for word in filled & set(options):
-        raise UserError(f"{kind}.{word}: is filled in by the core and can't be set.")
+        raise UserError(f"{where}.{word}: is filled in by the core and can't be set.")
     parameters = {k: v for k, v in plugin.signature.parameters.items() if k not in filled}
-    return {"name": name, **check_options(replace(plugin.signature, parameters=parameters), options, kind, str(plugin))}
+    signature = replace(plugin.signature, parameters=parameters)
+    return {"name": name, **check_options(signature, options, where, str(plugin))}
 
 
 def build(kind: str, node: Mapping[str, Any], **context: Any) -> Any:

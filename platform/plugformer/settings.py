@@ -59,7 +59,7 @@ class TrainerSettings:
         limit_batches: batches of each epoch and split that are used, for trying things out.
         overfit_batches: trains and validates on this many training batches only, unshuffled and unaugmented.
         fast_dev_run: one batch of training, validation and test each, without checkpoints.
-        profiler: prints where the time went.
+        profiler: writes where the time went into the run directory, as fit-profile.txt.
         progress: whether a progress bar is shown.
     """
 

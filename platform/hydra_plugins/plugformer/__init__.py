@@ -5,7 +5,6 @@ Hydra imports this module at each start, so it imports nothing heavy.
 
 import builtins
 from pathlib import Path
-from typing import List
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType

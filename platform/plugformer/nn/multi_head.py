@@ -37,7 +37,7 @@ class MultiHeadAttention(nn.Module):
         self.head_dim = divide_heads(dim, num_heads)
         if num_heads % num_kv_heads:
             raise UserError(f"num_heads={num_heads} is not a multiple of num_kv_heads={num_kv_heads}.")
-        self.repeats = 1 if mechanism.capabilities.grouped_query else num_heads // num_kv_heads
+        self.num_heads = num_heads
         self.query = nn.Linear(dim, num_heads * self.head_dim)
         self.key = None if mechanism.capabilities.shared_query_key else nn.Linear(dim, num_kv_heads * self.head_dim)
         self.value = nn.Linear(dim, num_kv_heads * self.head_dim)
@@ -77,9 +77,11 @@ class MultiHeadAttention(nn.Module):
         return rearrange(x, "batch length (heads head_dim) -> batch heads length head_dim", head_dim=self.head_dim)
 
     def _repeat(self, x: Tensor) -> Tensor:
-        if self.repeats == 1:
+        """To one head a query head, unless the mechanism takes groups."""
+        if self.mechanism.capabilities.grouped_query or x.shape[1] == self.num_heads:
             return x
-        return repeat(x, "batch heads length dim -> batch (heads group) length dim", group=self.repeats)
+        group = self.num_heads // x.shape[1]
+        return repeat(x, "batch heads length dim -> batch (heads group) length dim", group=group)
 
 
 def divide_heads(dim: int, num_heads: int) -> int:

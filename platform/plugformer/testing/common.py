@@ -1,9 +1,11 @@
-"""What the suites share. They need no pytest: a law is a method that raises, SkipTest where it doesn't apply."""
+"""What suites are. They need no pytest: a law is a method that raises, SkipTest where it doesn't apply."""
 
 import io
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 from unittest import SkipTest
 
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from plugformer.nn.initialise import initialise
 from plugformer.registry import build
+from plugformer.testing.comparing import assert_close, noise, poisoned
 
 Inputs = dict[str, Any]  # tensors that begin with a batch axis, and dicts of such
 
@@ -22,12 +25,29 @@ class Suite:
     Attributes:
         kind: of the plugin.
         name: under which it is registered.
-        options: with which it is built; those without a default must stand here.
+        options: with which it is built; those without a default must stand here or come from `prepare`.
+        folder: an empty one of its own for each law.
     """
 
     kind: ClassVar[str]
     name: ClassVar[str]
     options: Mapping[str, Any] = {}
+    folder: Path
+
+    def prepare(self, folder: Path) -> Mapping[str, Any]:
+        """Make what the plugin needs to exist, such as files, and return the options that lead to it."""
+        return {}
+
+    def setup_method(self) -> None:  # pytest's word; whoever runs the laws by hand calls it before each
+        self._temporary = TemporaryDirectory()
+        self.folder = Path(self._temporary.name, "work")
+        prepared = Path(self._temporary.name, "prepared")
+        for made in (self.folder, prepared):
+            made.mkdir()
+        self.options = {**self.options, **self.prepare(prepared)}
+
+    def teardown_method(self) -> None:
+        self._temporary.cleanup()
 
     def build(self, **context: Any) -> Any:
         """The plugin, with what the core knows."""
@@ -69,8 +89,12 @@ class ModuleSuite(Suite):
             assert_close(self.call(module, rows(inputs, slice(number, number + 1)))[0], together[number])
 
     def test_gradients_are_finite_and_reach_every_weight(self) -> None:
-        module = self.make()
-        self.call(module, self.inputs(2)).square().sum().backward()
+        module, inputs = self.make(), wanting_gradients(self.inputs(2))
+        self.call(module, inputs).square().sum().backward()
+        for key, tensor in inputs.items():
+            if tensor.requires_grad:
+                assert tensor.grad is not None, f"no gradient reaches {key}"
+                assert tensor.grad.isfinite().all(), f"the gradient of {key} is not finite"
         for name, parameter in module.named_parameters():
             assert parameter.grad is not None, f"no gradient reaches {name}"
             assert parameter.grad.isfinite().all(), f"the gradient of {name} is not finite"
@@ -109,11 +133,6 @@ class ModuleSuite(Suite):
             assert parameter.grad is None or parameter.grad.isfinite().all(), f"the gradient of {name} is not finite"
 
 
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    """The same standard normal numbers at each call."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 @torch.no_grad()
 def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
     """Draw the weights, and move all of them off the zeros and ones that hide a mistake."""
@@ -128,13 +147,6 @@ def rows(inputs: Inputs, which: Any) -> Inputs:
     return {key: rows(value, which) if isinstance(value, dict) else value[which] for key, value in inputs.items()}
 
 
-def assert_close(actual: Tensor, expected: Tensor, *, tolerance: float = 1e-5, what: str = "") -> None:
-    """Within `tolerance` of numbers around 1, whatever order a sum was taken in."""
-    torch.testing.assert_close(
-        actual, expected, atol=tolerance, rtol=tolerance, msg=lambda message: f"{what}\n{message}".strip()
-    )
-
-
 def assert_same_dtypes(suite: ModuleSuite, dtypes: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float64)) -> None:
     """What goes in as one floating-point type comes out as it, in the shape of `x`."""
     for dtype in (torch.float32, *dtypes):
@@ -143,22 +155,3 @@ def assert_same_dtypes(suite: ModuleSuite, dtypes: tuple[torch.dtype, ...] = (to
         out = suite.call(suite.make().to(dtype), inputs)
         assert (out.shape, out.dtype) == (inputs["x"].shape, dtype)
         assert out.isfinite().all()
-
-
-def applies_if(condition: bool, otherwise: str) -> None:
-    """Leave out a law that a plugin does not claim to obey."""
-    if not condition:
-        raise SkipTest(otherwise)
-
-
-@contextmanager
-def poisoned() -> Iterator[None]:
-    """Memory that torch hands out without filling it holds NaN."""
-    before = (torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory)
-    try:
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = True
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.utils.deterministic.fill_uninitialized_memory = before[1]

@@ -31,9 +31,8 @@ def start(
     sizes = ", ".join(f"{len(split)} {name}" for name, split in samples.items())
     grid = " × ".join(map(str, tokenizer.spec.grid.shape))
     console.print(f"[dim]{parts}[/]")
-    console.print(
-        f"{count_parameters(model):,} parameters on {device.type} · {sizes} samples · grid {grid} · seed {config['seed']}"
-    )
+    size = f"{count_parameters(model):,} parameters on {device.type}"
+    console.print(f"{size} · {sizes} samples · grid {grid} · seed {config['seed']}")
 
 
 def end(summary: Mapping[str, float], run: RunDir) -> None:

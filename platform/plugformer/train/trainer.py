@@ -10,12 +10,15 @@ from contextlib import contextmanager
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.profilers import AdvancedProfiler, SimpleProfiler
 
 from plugformer.interfaces import Monitor
 from plugformer.run_dir import RunDir
 from plugformer.settings import TrainerSettings
 from plugformer.train.checkpoint_io import AtomicCheckpointIO
 from plugformer.train.progress import ProgressBar
+
+PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
 
 
 def make_trainer(
@@ -59,7 +62,7 @@ def make_trainer(
         limit_val_batches=settings.limit_batches,
         limit_test_batches=settings.limit_batches,
         fast_dev_run=settings.fast_dev_run,
-        profiler=settings.profiler,
+        profiler=PROFILERS[settings.profiler](run.path, "profile") if settings.profiler else None,
         num_sanity_val_steps=0,
         enable_progress_bar=progress,
         enable_model_summary=False,

@@ -1,0 +1,73 @@
+"""Laws of blocks."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from plugformer.errors import UserError
+from plugformer.interfaces import Mask, Memory
+from plugformer.nn.cache import KeyValueCache
+from plugformer.nn.feed_forward import Mlp
+from plugformer.nn.full_attention import Full
+from plugformer.nn.multi_head import MultiHeadAttention
+from plugformer.nn.norms import LayerNorm
+from plugformer.nn.positions import NoPosition
+from plugformer.testing.common import Inputs, ModuleSuite, assert_close, assert_same_dtypes, noise
+
+
+class BlockSuite(ModuleSuite):
+    """The block around exact attention."""
+
+    kind = "block"
+    dim: ClassVar[int] = 16
+    length: ClassVar[int] = 9
+
+    def new(self) -> Any:
+        return self.build(
+            attention=MultiHeadAttention(dim=self.dim, num_heads=2, mechanism=Full(), position=NoPosition()),
+            feed_forward=Mlp(dim=self.dim),
+            make_norm=lambda: LayerNorm(dim=self.dim),
+            dropout=0.5,
+        )
+
+    def inputs(self, batch: int) -> Inputs:
+        return {"x": noise(batch, self.length, self.dim)}
+
+    def call(self, module: nn.Module, inputs: Inputs) -> Tensor:
+        return module(inputs["x"], Mask())
+
+    def test_keeps_shape_and_dtype(self) -> None:
+        assert_same_dtypes(self)
+
+    def test_passes_the_mask_on(self) -> None:
+        block, x = self.make(), self.inputs(2)["x"]
+        changed = torch.cat([x[:, :5], noise(2, self.length - 5, self.dim, seed=1)], dim=1)
+        valid = (torch.arange(self.length) < 5).expand(2, -1)
+        for mask in (Mask(causal=True), Mask(valid=valid)):
+            assert torch.equal(block(x, mask)[:, :5], block(changed, mask)[:, :5])
+        assert not torch.equal(block(x, Mask())[:, :5], block(changed, Mask())[:, :5])
+
+    def test_steps_are_the_whole(self) -> None:
+        block, x, cache = self.make(), self.inputs(2)["x"], KeyValueCache()
+        steps = [block(new, Mask(causal=True), cache=cache) for new in x.split([3] + [1] * 6, dim=1)]
+        assert_close(torch.cat(steps, dim=1), block(x, Mask(causal=True)))
+
+    def test_does_not_ignore_a_memory(self) -> None:
+        """It attends to what an encoder made, or refuses it."""
+        block, x = self.make(), self.inputs(2)["x"]
+        try:
+            out = block(x, Mask(), memory=Memory(noise(2, 5, self.dim, seed=1), Mask()))
+        except (AssertionError, UserError):
+            return
+        assert not torch.equal(out, block(x, Mask()))
+
+    def test_is_normalised_if_it_says_so(self) -> None:
+        block, x = self.new().eval(), 10 * self.inputs(2)["x"]
+        out = block(x, Mask())
+        deviation = max(out.mean(-1).abs().max().item(), (out.std(-1, correction=0) - 1).abs().max().item())
+        assert block.normalised == (deviation < 1e-3), f"normalised={block.normalised}, off by {deviation:.1e}"
+
+    def test_drops_in_training_only(self) -> None:
+        block, inputs = self.make(), self.inputs(2)
+        assert not torch.equal(self.call(block.train(), inputs), self.call(block.eval(), inputs))

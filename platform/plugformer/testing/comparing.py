@@ -1,0 +1,56 @@
+"""Numbers to try, and how two results are compared."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from unittest import SkipTest
+
+import torch
+from torch import Tensor
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    """The same standard normal numbers at each call."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_close(actual: Tensor, expected: Tensor, *, tolerance: float = 1e-5, what: str = "") -> None:
+    """Within `tolerance` of numbers around 1, whatever order a sum was taken in."""
+    torch.testing.assert_close(
+        actual, expected, atol=tolerance, rtol=tolerance, msg=lambda message: f"{what}\n{message}".strip()
+    )
+
+
+def assert_same(actual: Any, expected: Any) -> None:
+    """Equal to the bit: tensors, and mappings and tuples of such and of plain values."""
+    if isinstance(expected, Tensor):
+        assert actual.dtype == expected.dtype
+        assert torch.equal(actual, expected)
+    elif isinstance(expected, Mapping):
+        assert actual.keys() == expected.keys()
+        for key in expected:
+            assert_same(actual[key], expected[key])
+    elif isinstance(expected, tuple):
+        for one, other in zip(actual, expected, strict=True):
+            assert_same(one, other)
+    else:
+        assert actual == expected
+
+
+def applies_if(condition: bool, otherwise: str) -> None:
+    """Leave out a law that a plugin does not claim to obey."""
+    if not condition:
+        raise SkipTest(otherwise)
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Memory that torch hands out without filling it holds NaN."""
+    before = (torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory)
+    try:
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = True
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.utils.deterministic.fill_uninitialized_memory = before[1]

@@ -1,0 +1,179 @@
+"""Laws of tasks."""
+
+import json
+import math
+import pickle
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from plugformer.interfaces import (
+    Backbone,
+    Batch,
+    Cache,
+    DataSpec,
+    Embedding,
+    Features,
+    Grid,
+    Layout,
+    Memory,
+    Output,
+    Sample,
+    Tokens,
+    TokenSpec,
+)
+from plugformer.model import Trunk
+from plugformer.testing.common import Inputs, ModuleSuite, rows
+from plugformer.testing.comparing import applies_if, noise
+from plugformer.testing.samples import SPEC, make_samples
+
+
+class TaskSuite(ModuleSuite):
+    """The task on a backbone of the simplest kind, with made-up tokens of which some are padding.
+
+    Attributes:
+        data: what is known of the samples.
+        tokens: what is known of the tokens; continuous ones here.
+        dim: of the hidden states.
+    """
+
+    kind = "task"
+    data: ClassVar[DataSpec] = SPEC
+    tokens: ClassVar[TokenSpec] = TokenSpec(Grid(("position",), (7,)), token_dim=5, pads=True)
+    dim: ClassVar[int] = 8
+
+    def samples(self) -> list[Sample]:
+        return make_samples(6)
+
+    def new(self) -> Any:
+        return self.build(dim=self.dim, tokens=self.tokens, data=self.data)
+
+    def features(self, batch: int) -> Features:
+        """Collated features, as the tokenizer of such tokens would make them."""
+        length = len(self.tokens.grid)
+        valid = torch.arange(length) < torch.tensor([length, 4, 6, 5, 3, 7])[:batch, None]
+        return {"values": noise(batch, length, self.tokens.token_dim or 1), "valid": valid}
+
+    def trunk(self, task: nn.Module) -> Trunk:
+        direction = "bidirectional" if "bidirectional" in task.needs.directions else min(task.needs.directions)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            embedding = ValuesEmbedding(grid=self.tokens.grid, width=self.tokens.token_dim or 1, dim=self.dim)
+            return Trunk(embedding=embedding, backbone=MeanOfVisible(dim=self.dim, causal=direction != "bidirectional"))
+
+    def inputs(self, batch: int) -> Inputs:
+        targets = self.new().targets
+        encoded = [targets.encode(sample) for sample in self.samples()[:batch]]
+        return {"inputs": self.features(batch), "targets": targets.collate(encoded), "index": torch.arange(batch)}
+
+    def call(self, module: nn.Module, inputs: Inputs) -> Tensor:
+        return self.output(module, inputs).predictions
+
+    def output(self, task: nn.Module, batch: Any) -> Output:
+        return task(self.trunk(task), batch)
+
+    # ------------------------------------------------------------------------------------------ targets and loss
+
+    def test_targets_go_to_a_loaders_worker(self) -> None:
+        targets, batch = self.new().targets, self.inputs(6)["targets"]
+        sent = pickle.loads(pickle.dumps(targets))
+        again = sent.collate([sent.encode(sample) for sample in self.samples()])
+        assert again.keys() == batch.keys()
+        assert all(torch.equal(again[key], batch[key]) and batch[key].device.type == "cpu" for key in batch)
+
+    def test_loss_teaches_the_whole_model(self) -> None:
+        task = self.make().train()
+        trunk = self.trunk(task)
+        loss = task(trunk, self.inputs(6)).loss
+        assert loss.ndim == 0
+        assert loss.isfinite()
+        loss.backward()
+        for name, parameter in [*task.named_parameters(), *trunk.named_parameters()]:
+            assert parameter.grad is not None, f"no gradient reaches {name}"
+            assert parameter.grad.isfinite().all()
+            assert parameter.grad.any(), f"the gradient of {name} is zero"
+
+    def test_loss_is_a_mean_over_its_weight(self) -> None:
+        """So that the mean over a split doesn't depend on how it is cut into batches."""
+        task, batch = self.make(), self.inputs(6)
+        whole = self.output(task, batch)
+        parts = [self.output(task, rows(batch, part)) for part in (slice(0, 4), slice(4, 6))]
+        assert whole.weight == sum(part.weight for part in parts)
+        mean = sum(part.loss.item() * part.weight for part in parts) / whole.weight
+        assert math.isclose(mean, whole.loss.item(), rel_tol=1e-5)
+
+    def test_predicts_without_targets(self) -> None:
+        task, batch = self.make(), self.inputs(6)
+        applies_if(bool(task.needs.keys), "takes its targets from the inputs")
+        output = self.output(task, batch | {"targets": {}})
+        assert output.loss is None
+        assert output.targets is None
+        assert len(task.describe(output)) == 6
+
+    # ------------------------------------------------------------------------------------------ metrics and words
+
+    def test_metrics_take_what_it_predicts(self) -> None:
+        """Over several batches; each is a number, or rows for a table."""
+        task, batch = self.make(), self.inputs(6)
+        metrics = task.metrics()
+        assert "loss" not in metrics, "the loss is logged under this name"
+        for part in (slice(0, 4), slice(4, 6)):
+            output = self.output(task, rows(batch, part))
+            for metric in metrics.values():
+                metric.update(output.predictions.detach(), output.targets)
+        values = {name: metric.compute() for name, metric in metrics.items()}
+        assert all(value.isfinite().all() for value in values.values())
+        tables = task.tables(values)
+        for rows_of_one in tables.values():
+            assert len({len(row) for row in rows_of_one}) == 1, "rows of several widths"
+        assert {name for name, value in values.items() if value.numel() != 1} <= tables.keys(), "a metric is shown nowhere"
+
+    def test_metrics_are_new_each_time(self) -> None:
+        task = self.new()
+        first, second = task.metrics(), task.metrics()
+        assert all(first[name] is not second[name] for name in first)
+
+    def test_monitor_is_a_metric_and_knows_its_better_side(self) -> None:
+        task = self.new()
+        split, _, name = task.monitor.metric.partition("/")
+        metrics = task.metrics()
+        assert split in ("train", "val")
+        assert name in [*metrics, "loss"]
+        higher = False if name == "loss" else metrics[name].higher_is_better
+        assert higher is None or task.monitor.mode == ("max" if higher else "min")
+
+    def test_describes_in_plain_words(self) -> None:
+        task = self.make()
+        found = task.describe(self.output(task, self.inputs(6)))
+        assert len(found) == 6
+        assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+class ValuesEmbedding(Embedding):
+    """Values projected, on a line."""
+
+    def __init__(self, *, grid: Grid, width: int, dim: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.projection = nn.Linear(width, dim)
+
+    def forward(self, features: Features) -> Tokens:
+        return Tokens(self.projection(features["values"]), Layout.of(self.grid), valid=features["valid"])
+
+
+class MeanOfVisible(Backbone):
+    """Each token and the mean of those it sees."""
+
+    def __init__(self, *, dim: int, causal: bool) -> None:
+        super().__init__()
+        self.dim = dim
+        self.causal = causal
+        self.mix = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tokens, *, memory: Memory | None = None, caches: Sequence[Cache] | None = None) -> Tensor:
+        x = tokens.embeddings
+        visible = tokens.mask(causal=self.causal).dense(x.shape[1], x.shape[1], x.device)
+        weights = torch.ones(x.shape[0], x.shape[1], x.shape[1]) if visible is None else visible[:, 0].to(x.dtype)
+        return x + self.mix(weights @ x / weights.sum(-1, keepdim=True))

@@ -1,0 +1,105 @@
+"""Laws of what joins Lightning's trainer: loggers and callbacks, in a fit of seconds."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import Logger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from plugformer.assemble import read_checkpoint
+from plugformer.interfaces import Monitor
+from plugformer.run_dir import RunDir
+from plugformer.settings import TrainerSettings
+from plugformer.testing.common import Suite
+from plugformer.testing.comparing import noise
+from plugformer.train.trainer import make_trainer
+
+
+class Line(pl.LightningModule):
+    """A straight line through points, which logs what every task logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(1, 1)
+
+    def training_step(self, batch: list[Tensor]) -> Tensor:
+        return self._log("train", batch)
+
+    def validation_step(self, batch: list[Tensor]) -> Tensor:
+        return self._log("val", batch)
+
+    def _log(self, split: str, batch: list[Tensor]) -> Tensor:
+        x, y = batch
+        loss = (self.line(x) - y).square().mean()
+        self.log(f"{split}/loss", loss)
+        self.log(f"{split}/accuracy", 1 / (1 + loss))
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(run: RunDir, *, loggers: list[Any], callbacks: list[Any], max_epochs: int = 2, go_on: bool = False) -> pl.Trainer:
+    """Train as a run would."""
+    settings = TrainerSettings(max_epochs=max_epochs, accelerator="cpu", progress=False, log_every=1)
+    monitor = Monitor("val/loss", "min")
+    trainer = make_trainer(
+        settings, run=run, monitor=monitor, loggers=loggers, callbacks=callbacks, batches_per_epoch=4
+    )
+    batches = DataLoader(TensorDataset(noise(8, 1), 3 * noise(8, 1)), batch_size=2)
+    checkpoint = str(run.checkpoint("last")) if go_on else None
+    trainer.fit(Line(), batches, batches, ckpt_path=checkpoint, weights_only=True)
+    return trainer
+
+
+class CallbackSuite(Suite):
+    kind = "callback"
+
+    def test_is_a_callback_of_lightning(self) -> None:
+        assert isinstance(self.build(), Callback)
+
+    def test_goes_through_a_fit_and_on_from_its_checkpoint(self, tmp_path: Path) -> None:
+        """Its state is data and nothing else, or the checkpoint couldn't be loaded safely."""
+        run = RunDir.create(tmp_path / "run")
+        fit(run, loggers=[], callbacks=[self.build()])
+        read_checkpoint(run.checkpoint("last"))
+        trainer = fit(run, loggers=[], callbacks=[self.build()], max_epochs=3, go_on=True)
+        assert trainer.current_epoch == 3 or trainer.should_stop
+
+
+class LoggerSuite(Suite):
+    kind = "logger"
+    config = {"seed": 0, "tokenizer": {"name": "made_up", "size": (3, 4), "augmentation": None}, "run_dir": "runs/a"}
+
+    def open(self, run: RunDir) -> Logger:
+        return self.build().open(run, self.config)
+
+    def test_opens_a_logger_of_lightning(self, tmp_path: Path) -> None:
+        logger = self.open(RunDir.create(tmp_path / "run"))
+        assert isinstance(logger, Logger)
+        assert isinstance(logger.name, str)
+
+    def test_goes_through_a_fit(self, tmp_path: Path) -> None:
+        """And leaves nothing outside the run directory, and the rest of it alone."""
+        run, here = RunDir.create(tmp_path / "run"), set(os.listdir())
+        run.write_config(self.config)
+        before = run.config.read_bytes()
+        fit(run, loggers=[self.open(run)], callbacks=[])
+        assert set(os.listdir()) == here
+        assert os.listdir(tmp_path) == ["run"]
+        assert run.config.read_bytes() == before
+        read_checkpoint(run.checkpoint("last"))
+
+    def test_takes_metrics_that_come_late(self, tmp_path: Path) -> None:
+        logger = self.open(RunDir.create(tmp_path / "run"))
+        logger.log_metrics({"train/loss": 1.0}, step=0)
+        logger.save()
+        logger.log_metrics({"train/loss": 0.5, "val/loss": 2.0}, step=1)
+        logger.log_metrics({"test/loss": float("nan")}, step=2)
+        logger.save()
+        logger.finalize("success")
