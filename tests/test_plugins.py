@@ -9,7 +9,7 @@ from PIL import Image
 
 from plugformer.registry import KINDS, offers
 from plugformer.testing import SUITES, suite
-from plugformer.testing.common import noise
+from plugformer.testing.comparing import noise
 
 
 def image_folder(folder: Path) -> Mapping[str, Any]:

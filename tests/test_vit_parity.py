@@ -32,7 +32,7 @@ THEIRS_TO_OURS = [
 
 
 def translated(theirs):
-    """Their weights, or gradients, under our names and in our shapes; the class token's position belongs to the token."""
+    """Their weights, or gradients, under our names and in our shapes; what is left is the class token's position."""
     theirs = dict(theirs)
     position = theirs.pop("vit.embeddings.position_embeddings")
     ours = {
@@ -49,7 +49,7 @@ def translated(theirs):
 
 @pytest.fixture(scope="module")
 def parity():
-    """Both models after one backward pass over the same images: `(ours, theirs, our hidden, theirs, logits, theirs)`."""
+    """Both models after one backward pass over the same images, both hidden states, both logits: ours first."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (6, 3, 16, 16), generator=generator, dtype=torch.uint8)
     labels = torch.tensor([0, 1, 2, 3, 4, 0])

@@ -17,7 +17,7 @@ from plugformer.interfaces import Backbone, DataSource, DataSpec, Tokenizer, Tok
 from plugformer.model import Model, Trunk
 from plugformer.nn.initialise import initialise
 from plugformer.nn.parameters import group_parameters
-from plugformer.registry import build
+from plugformer.registry import build, offers
 from plugformer.run_dir import RunDir, read_json
 
 
@@ -79,10 +79,24 @@ def load_config(path: str | Path) -> Config:
         UserError: not a run directory, or its composition can't be used here.
     """
     run = RunDir.open(path)
+    config = run.read_config()
     try:
-        return check_config(run.read_config())
+        return check_config(config)
     except UserError as error:
-        raise UserError(f"{run.config}: {error}") from None
+        raise UserError("\n  ".join([f"{run.config}: {error}", *_missing_plugins(run)])) from None
+
+
+def _missing_plugins(run: RunDir) -> list[str]:
+    """For each plugin that the run used and that isn't here: where it came from."""
+    try:
+        used = read_json(run.plugins)
+        return [
+            f"The run used {place}={its['name']}: {its['entry_point']} of {its['package']} {its['version']}."
+            for place, its in used.items()
+            if its["name"] not in offers(place.partition(".")[0])
+        ]
+    except (UserError, AttributeError, KeyError, TypeError):  # the record can but help
+        return []
 
 
 def load_run(path: str | Path, config: Config | None = None, *, checkpoint: str = "best") -> tuple[Tokenizer, Model]:
@@ -124,7 +138,9 @@ def load_weights(model: Model, path: Path) -> None:
     if not isinstance(weights, dict):
         raise UserError(f"{path}: not a checkpoint of Plugformer, it holds no weights.")
     try:
-        model.to(_precision(weights)).load_state_dict({key.removeprefix("model."): value for key, value in weights.items()})
+        model.to(_precision(weights)).load_state_dict(
+            {key.removeprefix("model."): value for key, value in weights.items()}
+        )
     except RuntimeError as error:
         raise UserError(f"{path}: the weights are of another model.\n  {error}") from None
 
@@ -144,7 +160,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(
             f"{path}: can't be loaded as a checkpoint; it is truncated, foreign, or holds more than data.\n"
-            f"  {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            f"  {type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
         ) from None
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: not a checkpoint, it holds a {type(checkpoint).__name__}.")

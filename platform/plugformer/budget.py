@@ -5,18 +5,26 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from plugformer.assemble import preview
 from plugformer.config import Config
 from plugformer.data.loaders import small_batch
 from plugformer.interfaces import Batch, Features, Tokenizer
+from plugformer.model import Model
 from plugformer.nn.parameters import count_parameters, group_parameters
 from plugformer.registry import build
 from plugformer.settings import LoaderSettings, TrainerSettings
 
 _DTYPES = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
+_FUSED = {  # the one attention kernel that torch doesn't count itself
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda gradient, q, k, v, *_, **__: sdpa_backward_flop_count(gradient, q, k, v)
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -58,8 +66,28 @@ def estimate(config: Config) -> Budget:
     settings, loading = TrainerSettings(**config["trainer"]), LoaderSettings(**config["loader"])
     model = model.to(_DTYPES.get(settings.precision, torch.float32)).train()
     batch_size = small_batch(loading.batch_size, settings.accumulate)
-    batch: Batch = {"inputs": _example(tokenizer, batch_size), "targets": {}, "index": torch.zeros(0)}
+    # Fake tensors have no numbers, but take the kernels that a CPU would: on meta, attention is never fused.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = model.to_empty(device="cpu")
+        flops, activations = _measure(model, _example(tokenizer, batch_size))
+        optimizer = build("optimizer", config["optimizer"]).build(group_parameters(model))
+        optimizer.step()
+    states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    return Budget(
+        parameters=count_parameters(model),
+        length=len(tokenizer.spec.grid),
+        batch_size=batch_size,
+        flops=flops,
+        weights=_bytes(model.parameters()),
+        gradients=_bytes(p.grad for p in model.parameters() if p.grad is not None),
+        optimizer=_bytes(states),
+        activations=activations,
+    )
 
+
+def _measure(model: Model, inputs: Features) -> tuple[int, int]:
+    """Operations of a pass forward and back, and the bytes kept between the two."""
+    batch: Batch = {"inputs": inputs, "targets": {}, "index": torch.zeros(0)}
     kept: dict[int, int] = {}
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
 
@@ -69,28 +97,16 @@ def estimate(config: Config) -> Budget:
             kept[storage._cdata] = storage.nbytes()
         return tensor
 
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_FUSED) as counter:
         with saved_tensors_hooks(keep, lambda tensor: tensor):
             predictions = model(batch).predictions
         predictions.sum().backward()
-    optimizer = build("optimizer", config["optimizer"]).build(group_parameters(model))
-    optimizer.step()
-    states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
-    return Budget(
-        parameters=count_parameters(model),
-        length=len(tokenizer.spec.grid),
-        batch_size=batch_size,
-        flops=counter.get_total_flops(),
-        weights=_bytes(model.parameters()),
-        gradients=_bytes(p.grad for p in model.parameters() if p.grad is not None),
-        optimizer=_bytes(states),
-        activations=sum(kept.values()),
-    )
+    return counter.get_total_flops(), sum(kept.values())
 
 
 def _example(tokenizer: Tokenizer, batch_size: int) -> Features:
     features = tokenizer.collate([tokenizer.example()])
-    return {key: value.to("meta").expand(batch_size, *value.shape[1:]) for key, value in features.items()}
+    return {key: value.expand(batch_size, *value.shape[1:]) for key, value in features.items()}
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

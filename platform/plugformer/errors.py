@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class UserError(ValueError):
@@ -13,15 +13,24 @@ class UserError(ValueError):
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The name in `known` that is most likely meant by `word`, if any is close.
 
-    Dotted names are also compared by their last segment, so that `lr` finds `optimizer.lr`.
+    A dotted name is compared with its siblings or, if it has none, as a whole; then all last segments are compared, so
+    that `lr` and `trainer.lr` find `optimizer.lr`.
     """
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if close:
-        return close[0]
-    by_last = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
-    close = difflib.get_close_matches(word.rsplit(".", 1)[-1], by_last, n=1, cutoff=0.75)
-    return by_last[close[0]] if close else None
+    known = [name for name in known if not word.startswith(f"{name}.")]
+    parent = word.rpartition(".")[0]
+    siblings = [name for name in known if name.rpartition(".")[0] == parent]
+    close = _closest(word, siblings, 0.6, _last) if siblings else _closest(word, known, 0.6)
+    return close or _closest(word, known, 0.75, _last)
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _closest(word: str, known: Iterable[str], cutoff: float, key: Callable[[str], str] = str) -> str | None:
+    names = {key(name).lower(): name for name in reversed(list(known))}
+    close = difflib.get_close_matches(key(word).lower(), names, n=1, cutoff=cutoff)
+    return names[close[0]] if close else None
 
 
 def unknown(what: str, word: str, known: Iterable[str], possible: str = "Possible") -> UserError:

@@ -184,7 +184,7 @@ def _read(module: _Module, class_name: str, context: frozenset[str]) -> Signatur
             parameters, problems = _from_function(owner.constructor, owner.module, context, owner.doc)
         else:
             parameters = _from_fields(owner, context, owner.doc)
-    line = min(node.lineno for node in [cls.node, *cls.node.decorator_list])  # as inspect counts
+    line = min([cls.node.lineno, *(decorator.lineno for decorator in cls.node.decorator_list)])  # as inspect counts
     return Signature(parameters, cls.doc, cls.module.file, line, problems)
 
 

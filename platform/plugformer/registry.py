@@ -301,8 +301,8 @@ def check(kind: str, node: Mapping[str, Any], where: str = "") -> dict[str, Any]
     if not isinstance(name, str):
         raise UserError(f"{where}: the node needs a name. Choose one with {kind}=NAME: {', '.join(offers(kind))}")
     plugin = find(kind, name)
-    filled = {word for word in KINDS[kind].context if word in plugin.signature.parameters}
-    for word in filled & set(options):
+    filled = KINDS[kind].context
+    for word in sorted(filled & set(options)):
         raise UserError(f"{where}.{word}: is filled in by the core and can't be set.")
     parameters = {k: v for k, v in plugin.signature.parameters.items() if k not in filled}
     signature = replace(plugin.signature, parameters=parameters)

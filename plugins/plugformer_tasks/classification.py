@@ -37,6 +37,7 @@ class Classification(Task):
         label_smoothing: share of the target probability that is spread over all classes while training
             (Szegedy et al. 2016).
         dropout: probability on the pooled state while training.
+        monitor: by which validation metric the best checkpoint is chosen.
 
     Raises:
         UserError: data with fewer than two labels.
@@ -50,6 +51,7 @@ class Classification(Task):
         pool: Literal["cls", "mean"] = "cls",
         label_smoothing: float = 0.0,
         dropout: float = 0.0,
+        monitor: Literal["accuracy", "f1", "loss"] = "accuracy",
     ) -> None:
         super().__init__()
         if len(data.labels) < 2:
@@ -57,7 +59,7 @@ class Classification(Task):
         # A token at the front sees nothing but itself in a causal backbone.
         directions: set[Direction] = {"bidirectional"} if pool == "cls" else {"bidirectional", "causal", "prefix"}
         self.needs = Needs(directions=frozenset(directions), keys=frozenset({"label"}))
-        self.monitor = Monitor("val/accuracy", "max")
+        self.monitor = Monitor(f"val/{monitor}", "min" if monitor == "loss" else "max")
         self.targets = Labels()
         self.labels = data.labels
         self.label_smoothing = label_smoothing

@@ -21,7 +21,12 @@ def read_image(path: str | Path) -> Tensor:
         UserError: no such file, not an image, or damaged.
     """
     with _opened(path) as image:
-        pixels = np.array(image.convert("L" if _is_grey(image) else "RGB"))
+        if image.mode == "I;16":
+            pixels = (np.array(image) >> 8).astype(np.uint8)  # Pillow would cut off at 255 instead of scaling
+        elif _is_grey(image):
+            pixels = np.array(image.convert("L"))
+        else:  # by way of RGBA, because on the direct way Pillow warns about transparent colours of a palette
+            pixels = np.array(image.convert("RGBA").convert("RGB"))
     return torch.from_numpy(pixels if pixels.ndim == 3 else pixels[..., None]).permute(2, 0, 1)
 
 
@@ -36,7 +41,7 @@ def image_shape(path: str | Path) -> tuple[int, int, int]:
 
 
 def _is_grey(image: Image.Image) -> bool:
-    return image.mode in ("1", "L", "LA")
+    return image.mode in ("1", "L", "LA", "I;16")
 
 
 @contextmanager

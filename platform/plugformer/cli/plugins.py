@@ -29,7 +29,8 @@ def main(argv: list[str]) -> int:
         _print_json(described) if arguments.json else _print_plugin(described)
         return 0
     kinds = [arguments.kind] if arguments.kind else list(KINDS)
-    listed = {kind: [_entry(rivals) for rivals in offers(kind).values()] for kind in kinds}
+    check = arguments.kind is not None  # importing the plugins of every kind would take long
+    listed = {kind: [_entry(rivals, check=check) for rivals in offers(kind).values()] for kind in kinds}
     _print_json(listed) if arguments.json else _print_list(listed)
     return 0
 
@@ -59,12 +60,15 @@ def describe(plugin: Plugin) -> dict[str, Any]:
     }
 
 
-def _entry(rivals: list[Plugin]) -> dict[str, Any]:
-    """A row of a listing; for a broken or contested name, what is wrong with it."""
+def _entry(rivals: list[Plugin], *, check: bool) -> dict[str, Any]:
+    """A row of a listing; for a contested name, and if plugins are checked a broken one, what is wrong with it."""
     plugin = rivals[0]
     entry: dict[str, Any] = {"name": plugin.name, "package": plugin.package, "version": plugin.version}
     try:
-        return entry | {"doc": describe(find(plugin.kind, plugin.name))["doc"], "error": None}
+        doc = describe(find(plugin.kind, plugin.name))["doc"]
+        if check:
+            plugin.load()
+        return entry | {"doc": doc, "error": None}
     except UserError as error:
         return entry | {"doc": "", "error": str(error)}
 

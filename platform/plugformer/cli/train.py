@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from plugformer.cli.compose import compose, compose_sweep, parse, register_files
+from plugformer.cli.compose import as_hydra_takes_it, compose, compose_sweep, parse, register_files
 from plugformer.cli.main import message
 from plugformer.conf_dir import conf_dir
 from plugformer.config import check_config
@@ -22,6 +22,9 @@ from plugformer.run_dir import RunDir
 
 def main(argv: list[str]) -> int:
     flags = get_args_parser().parse_args(argv)
+    for flag in ("config_path", "config_name", "package", "experimental_rerun"):
+        if getattr(flags, flag):
+            raise UserError(f"--{flag.replace('_', '-')}: not possible here. Add files with --config-dir DIR.")
     asks = any((flags.help, flags.hydra_help, flags.info, flags.shell_completion))
     if flags.multirun and flags.cfg:
         raise UserError("--cfg shows one composition: leave out -m.")
@@ -34,8 +37,13 @@ def main(argv: list[str]) -> int:
         if not flags.cfg:
             RunDir(config["run_dir"]).check_free()
     exit_codes: list[int] = []
-    _launch(argv, exit_codes)
+    _launch(_as_hydra_takes_them(argv, flags.overrides), exit_codes)
     return max(exit_codes, default=0)
+
+
+def _as_hydra_takes_them(argv: list[str], overrides: list[str]) -> list[str]:
+    taken = {text: as_hydra_takes_it(override) for text, override in zip(overrides, parse(overrides), strict=True)}
+    return [taken.get(argument, argument) for argument in argv]
 
 
 def _launch(argv: list[str], exit_codes: list[int]) -> None:

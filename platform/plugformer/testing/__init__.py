@@ -11,6 +11,7 @@ do what the law is about, is skipped.
 """
 
 import importlib
+import pkgutil
 import sys
 
 SUITES = {
@@ -30,7 +31,9 @@ SUITES = {
 }
 
 if "pytest" in sys.modules:  # whose messages show the values in a failed assertion only if it is told
-    sys.modules["pytest"].register_assert_rewrite(__name__)
+    sys.modules["pytest"].register_assert_rewrite(
+        *(f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__))
+    )
 
 
 def suite(kind: str) -> type:

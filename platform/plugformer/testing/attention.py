@@ -12,7 +12,8 @@ from plugformer.interfaces import Grid, Layout, Mask
 from plugformer.nn.cache import KeyValueCache
 from plugformer.nn.multi_head import MultiHeadAttention
 from plugformer.nn.positions import NoPosition
-from plugformer.testing.common import applies_if, assert_close, assert_same_dtypes, noise, poisoned
+from plugformer.testing.common import assert_same_dtypes
+from plugformer.testing.comparing import applies_if, assert_close, noise, poisoned
 from plugformer.testing.visibility import VisibilityLaws
 
 

@@ -1,5 +1,6 @@
 """Laws of backbones."""
 
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +13,8 @@ from plugformer.nn.feed_forward import Mlp
 from plugformer.nn.full_attention import Full
 from plugformer.nn.norms import LayerNorm
 from plugformer.nn.positions import Learned
-from plugformer.testing.common import Inputs, ModuleSuite, applies_if, assert_close, assert_same_dtypes, noise
+from plugformer.testing.common import Inputs, ModuleSuite, assert_same_dtypes
+from plugformer.testing.comparing import applies_if, assert_close, noise
 
 
 class BackboneSuite(ModuleSuite):
@@ -30,12 +32,16 @@ class BackboneSuite(ModuleSuite):
             make_position=lambda *, dim, **context: Learned(dim=dim, grids=(self.grid,)),
         )
 
+    @cached_property
+    def dim(self) -> int:
+        return self.new().dim
+
     def tokens(self, x: Tensor, **parts: Any) -> Tokens:
         layout = Layout.of(Grid(self.grid.axes, (x.shape[1],)))
         return Tokens(x, Layout(layout.coordinates, layout.grid_index, (self.grid,)), **parts)
 
     def inputs(self, batch: int) -> Inputs:
-        return {"x": noise(batch, len(self.grid), self.new().dim)}
+        return {"x": noise(batch, len(self.grid), self.dim)}
 
     def call(self, module: nn.Module, inputs: Inputs) -> Tensor:
         return module(self.tokens(inputs["x"]))

@@ -13,7 +13,8 @@ from plugformer.nn.full_attention import Full
 from plugformer.nn.multi_head import MultiHeadAttention
 from plugformer.nn.norms import LayerNorm
 from plugformer.nn.positions import NoPosition
-from plugformer.testing.common import Inputs, ModuleSuite, assert_close, assert_same_dtypes, noise
+from plugformer.testing.common import Inputs, ModuleSuite, assert_same_dtypes
+from plugformer.testing.comparing import assert_close, noise
 
 
 class BlockSuite(ModuleSuite):

@@ -2,12 +2,10 @@
 
 import io
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
-from unittest import SkipTest
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +67,7 @@ class ModuleSuite(Suite):
     def call(self, module: nn.Module, inputs: Inputs) -> Tensor:
         """What the module makes of them; begins with the batch axis."""
 
-    def make(self, seed: int = 0) -> nn.Module:
+    def make(self, seed: int = 0) -> Any:
         """The plugin in evaluation, with weights of which none is zero or one by design."""
         return randomise(self.new(), seed).eval()
 
@@ -92,7 +90,7 @@ class ModuleSuite(Suite):
         module, inputs = self.make(), wanting_gradients(self.inputs(2))
         self.call(module, inputs).square().sum().backward()
         for key, tensor in inputs.items():
-            if tensor.requires_grad:
+            if isinstance(tensor, Tensor) and tensor.requires_grad:
                 assert tensor.grad is not None, f"no gradient reaches {key}"
                 assert tensor.grad.isfinite().all(), f"the gradient of {key} is not finite"
         for name, parameter in module.named_parameters():
@@ -145,6 +143,13 @@ def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
 def rows(inputs: Inputs, which: Any) -> Inputs:
     """Some samples of a batch."""
     return {key: rows(value, which) if isinstance(value, dict) else value[which] for key, value in inputs.items()}
+
+
+def wanting_gradients(inputs: Inputs) -> Inputs:
+    for value in inputs.values():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            value.requires_grad_()
+    return inputs
 
 
 def assert_same_dtypes(suite: ModuleSuite, dtypes: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float64)) -> None:

@@ -46,11 +46,12 @@ def applies_if(condition: bool, otherwise: str) -> None:
 @contextmanager
 def poisoned() -> Iterator[None]:
     """Memory that torch hands out without filling it holds NaN."""
-    before = (torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory)
+    memory: Any = torch.utils.deterministic
+    before = (torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory)
     try:
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = True
+        memory.fill_uninitialized_memory = True
         yield
     finally:
         torch.use_deterministic_algorithms(before[0])
-        torch.utils.deterministic.fill_uninitialized_memory = before[1]
+        memory.fill_uninitialized_memory = before[1]

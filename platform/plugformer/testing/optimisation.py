@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -9,19 +10,20 @@ from torch import nn
 
 from plugformer.interfaces import ParameterGroups, Schedule
 from plugformer.registry import build, find
-from plugformer.testing.common import Suite, applies_if, noise, randomise
+from plugformer.testing.common import Suite, randomise
+from plugformer.testing.comparing import applies_if, noise
 
 
 class OptimizerSuite(Suite):
     kind = "optimizer"
 
-    def start(self) -> tuple[nn.Linear, torch.optim.Optimizer]:
+    def start(self) -> tuple[Any, torch.optim.Optimizer]:
         """A model of one matrix, which is decayed, and one bias, which is not."""
-        model = nn.Linear(6, 4)
+        model: Any = nn.Linear(6, 4)
         randomise(model)
         return model, self.build().build(ParameterGroups([model.weight], [model.bias]))
 
-    def step(self, model: nn.Linear, optimizer: torch.optim.Optimizer) -> float:
+    def step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
         def loss() -> float:
             optimizer.zero_grad()
             value = (model(noise(32, 6)) - noise(32, 4, seed=1)).square().mean()
@@ -108,7 +110,7 @@ class ScheduleSuite(Suite):
         applies_if("warmup" in find(self.kind, self.name).options, "has no warm-up")
         in_steps, as_share, without = (self.factors(self.with_warmup(value), 100) for value in (10, 0.1, 0))
         assert in_steps == as_share
-        assert all(a < b for a, b in zip(in_steps[:10], in_steps[1:11], strict=True))
+        assert all(a < b for a, b in pairwise(in_steps[:11]))
         assert in_steps[10] == without[0] == 1
 
     def with_warmup(self, warmup: Any) -> Schedule:

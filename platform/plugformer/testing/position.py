@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from plugformer.interfaces import Grid, Layout
-from plugformer.testing.common import Inputs, ModuleSuite, assert_close, assert_same_dtypes, noise
+from plugformer.testing.common import Inputs, ModuleSuite, assert_same_dtypes
+from plugformer.testing.comparing import assert_close, noise
 
 TEXT = Grid(("position",), (9,))
 PLANE = Grid(("row", "column"), (3, 4))

@@ -7,7 +7,24 @@ from plugformer.interfaces import Audio, DataSpec, Sample
 LABELS = ("ant", "bee", "cat")
 RATE = 16_000
 IMAGE = (3, 16, 16)
-WORDS = "the quick brown fox jumps over a lazy dog while seven wizards mix boxes of jam".split()
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "a",
+    "lazy",
+    "dog",
+    "while",
+    "seven",
+    "wizards",
+    "mix",
+    "boxes",
+    "of",
+    "jam",
+]
 SPEC = DataSpec(
     frozenset({"id", "text", "image", "audio", "label", "target_text"}), labels=LABELS, image=IMAGE, rate=RATE
 )

@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from plugformer.testing.common import Inputs, ModuleSuite, assert_close, assert_same_dtypes, noise
+from plugformer.testing.common import Inputs, ModuleSuite, assert_same_dtypes
+from plugformer.testing.comparing import assert_close, noise
 
 
 class _TokenWiseSuite(ModuleSuite):

@@ -1,8 +1,8 @@
 """Laws of what joins Lightning's trainer: loggers and callbacks, in a fit of seconds."""
 
 import os
-from pathlib import Path
-from typing import Any
+import warnings
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -44,7 +44,9 @@ class Line(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(run: RunDir, *, loggers: list[Any], callbacks: list[Any], max_epochs: int = 2, go_on: bool = False) -> pl.Trainer:
+def fit(
+    run: RunDir, *, loggers: list[Any], callbacks: list[Any], max_epochs: int = 2, go_on: bool = False
+) -> pl.Trainer:
     """Train as a run would."""
     settings = TrainerSettings(max_epochs=max_epochs, accelerator="cpu", progress=False, log_every=1)
     monitor = Monitor("val/loss", "min")
@@ -53,7 +55,9 @@ def fit(run: RunDir, *, loggers: list[Any], callbacks: list[Any], max_epochs: in
     )
     batches = DataLoader(TensorDataset(noise(8, 1), 3 * noise(8, 1)), batch_size=2)
     checkpoint = str(run.checkpoint("last")) if go_on else None
-    trainer.fit(Line(), batches, batches, ckpt_path=checkpoint, weights_only=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # as it must, to go on
+        trainer.fit(Line(), batches, batches, ckpt_path=checkpoint, weights_only=True)
     return trainer
 
 
@@ -63,9 +67,9 @@ class CallbackSuite(Suite):
     def test_is_a_callback_of_lightning(self) -> None:
         assert isinstance(self.build(), Callback)
 
-    def test_goes_through_a_fit_and_on_from_its_checkpoint(self, tmp_path: Path) -> None:
+    def test_goes_through_a_fit_and_on_from_its_checkpoint(self) -> None:
         """Its state is data and nothing else, or the checkpoint couldn't be loaded safely."""
-        run = RunDir.create(tmp_path / "run")
+        run = RunDir.create(self.folder / "run")
         fit(run, loggers=[], callbacks=[self.build()])
         read_checkpoint(run.checkpoint("last"))
         trainer = fit(run, loggers=[], callbacks=[self.build()], max_epochs=3, go_on=True)
@@ -74,29 +78,33 @@ class CallbackSuite(Suite):
 
 class LoggerSuite(Suite):
     kind = "logger"
-    config = {"seed": 0, "tokenizer": {"name": "made_up", "size": (3, 4), "augmentation": None}, "run_dir": "runs/a"}
+    config: ClassVar[dict[str, Any]] = {
+        "seed": 0,
+        "tokenizer": {"name": "made_up", "size": (3, 4), "augmentation": None},
+        "run_dir": "runs/a",
+    }
 
     def open(self, run: RunDir) -> Logger:
         return self.build().open(run, self.config)
 
-    def test_opens_a_logger_of_lightning(self, tmp_path: Path) -> None:
-        logger = self.open(RunDir.create(tmp_path / "run"))
+    def test_opens_a_logger_of_lightning(self) -> None:
+        logger = self.open(RunDir.create(self.folder / "run"))
         assert isinstance(logger, Logger)
         assert isinstance(logger.name, str)
 
-    def test_goes_through_a_fit(self, tmp_path: Path) -> None:
+    def test_goes_through_a_fit(self) -> None:
         """And leaves nothing outside the run directory, and the rest of it alone."""
-        run, here = RunDir.create(tmp_path / "run"), set(os.listdir())
+        run, here = RunDir.create(self.folder / "run"), set(os.listdir())
         run.write_config(self.config)
         before = run.config.read_bytes()
         fit(run, loggers=[self.open(run)], callbacks=[])
         assert set(os.listdir()) == here
-        assert os.listdir(tmp_path) == ["run"]
+        assert os.listdir(self.folder) == ["run"]
         assert run.config.read_bytes() == before
         read_checkpoint(run.checkpoint("last"))
 
-    def test_takes_metrics_that_come_late(self, tmp_path: Path) -> None:
-        logger = self.open(RunDir.create(tmp_path / "run"))
+    def test_takes_metrics_that_come_late(self) -> None:
+        logger = self.open(RunDir.create(self.folder / "run"))
         logger.log_metrics({"train/loss": 1.0}, step=0)
         logger.save()
         logger.log_metrics({"train/loss": 0.5, "val/loss": 2.0}, step=1)

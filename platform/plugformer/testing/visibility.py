@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from plugformer.interfaces import Capabilities, Grid, Layout, Mask
-from plugformer.testing.common import Inputs, ModuleSuite, applies_if, assert_close, noise, randomise
+from plugformer.testing.common import Inputs, ModuleSuite, randomise
+from plugformer.testing.comparing import applies_if, assert_close, noise
 
 
 class HeadsSuite(ModuleSuite):
@@ -49,11 +50,11 @@ class HeadsSuite(ModuleSuite):
     def call(self, module: nn.Module, inputs: Inputs) -> Tensor:
         return module(inputs["x"], inputs["k"], inputs["v"], Mask())
 
-    def make_causal(self) -> nn.Module:
+    def make_causal(self) -> Any:
         applies_if(self.can.causality != "none", "declares that it can't be causal")
         return randomise(self.new(causal=True)).eval()
 
-    def ways(self) -> list[tuple[nn.Module, bool]]:
+    def ways(self) -> list[tuple[Any, bool]]:
         """The mechanism, bidirectional and, if it can be that, causal."""
         bidirectional = (self.make(), False)
         return [bidirectional] if self.can.causality == "none" else [bidirectional, (self.make_causal(), True)]

@@ -50,7 +50,8 @@ def train(config: Config) -> tuple[dict[str, float], Monitor]:
     tokenizer.fit(samples["train"])
     run = RunDir.create(config["run_dir"])
     if settings.overfit_batches:
-        few = samples["train"][: settings.overfit_batches * loading.batch_size]
+        count = min(settings.overfit_batches * loading.batch_size, len(samples["train"]))
+        few = [samples["train"][index] for index in range(count)]  # not every Sequence takes slices
         samples = dict.fromkeys(SPLITS, few)
     record(config, run, source=source, tokenizer=tokenizer, samples=samples)
 

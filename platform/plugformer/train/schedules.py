@@ -51,7 +51,11 @@ class Linear(WarmUp):
 
 
 class Constant(WarmUp):
-    """The full rate to the end; `final` has no effect where nothing decays, so it isn't an option."""
+    """The full rate to the end; `final` has no effect where nothing decays, so it isn't an option.
+
+    Args:
+        warmup: a whole number of steps, or a share of all steps if it has a decimal point.
+    """
 
     def __init__(self, *, warmup: int | float = 0.0) -> None:
         super().__init__(warmup=warmup)
