@@ -1,10 +1,11 @@
-"""What is read from image files, whatever way they are written."""
+"""What is read from image files, whatever way they are written, and from folders of them."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from plugformer.errors import UserError
+from plugformer_vision.image_folder import ImageFolder
 from plugformer_vision.images import image_shape, read_image
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -64,3 +65,67 @@ def test_a_file_cut_anywhere_is_refused_by_name(tmp_path, suffix):
     path.unlink()
     with pytest.raises(UserError, match=rf"image\.{suffix}: no such file\."):
         read_image(path)
+
+
+# ---------------------------------------------------------------------------------------------- in folders
+
+
+def fill(folder, *, count=4, suffix="png", labels=("cat", "dog")):
+    for number in range(count * len(labels)):
+        path = folder / labels[number % len(labels)] / f"{number}.{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.roll(COLOUR, number)).save(path)
+    return folder
+
+
+def test_suffixes_may_be_in_capitals(tmp_path):
+    for suffix in ("PNG", "JPG", "Jpeg"):
+        fill(tmp_path, suffix=suffix)
+    source = ImageFolder(root=tmp_path)
+    source.verify()
+    assert sum(len(source.samples(split)) for split in ("train", "val", "test")) == 24
+
+
+def test_a_bad_file_says_nothing_of_the_others_even_if_it_is_the_first(tmp_path):
+    (fill(tmp_path) / "cat" / "0.png").write_text("not an image")
+    source = ImageFolder(root=tmp_path, bad_files="skip", val_fraction=0.25, test_fraction=0.25)
+    assert source.spec.image == (3, 6, 8)
+    with pytest.warns(UserWarning, match="1 of 8 files can't be used"):
+        source.verify()
+    ids = {sample["id"] for split in ("train", "val", "test") for sample in source.samples(split)}
+    assert len(ids) == 7
+    assert "cat/0.png" not in ids
+
+
+def test_all_files_bad_is_told_as_such(tmp_path):
+    for path in fill(tmp_path).rglob("*.png"):
+        path.write_text("not an image")
+    with pytest.raises(UserError, match=r"cat.0\.png: not an image that can be read"):
+        _ = ImageFolder(root=tmp_path).spec
+
+
+def test_without_training_files_nothing_is_drawn_from_the_given_test(tmp_path):
+    for split in ("train", "test"):
+        fill(tmp_path / split)
+    for path in (tmp_path / "train").rglob("*.png"):
+        path.unlink()
+    with pytest.raises(UserError, match="the folder train holds no file that can be used"):
+        ImageFolder(root=tmp_path).samples("train")
+
+
+def test_fingerprint_of_a_folder_is_of_contents_names_and_splits(tmp_path):
+    def fingerprint(**options):
+        return ImageFolder(root=tmp_path, val_fraction=0.25, test_fraction=0.25, **options).fingerprint()
+
+    fill(tmp_path)
+    first = fingerprint()
+    (tmp_path / "cat" / "0.png").touch()
+    (tmp_path / ".hidden").write_text("")
+    assert fingerprint() == first
+    assert fingerprint(split_seed=1) != first
+    (tmp_path / "cat" / "0.png").rename(tmp_path / "cat" / "00.png")
+    assert fingerprint() != first
+    (tmp_path / "cat" / "00.png").rename(tmp_path / "cat" / "0.png")
+    assert fingerprint() == first
+    Image.fromarray(COLOUR // 2).save(tmp_path / "cat" / "0.png")
+    assert fingerprint() != first

@@ -74,7 +74,7 @@ from typing import Literal, Optional, Union
 Mode = Literal["fast", "slow"]
 SIZE = 4
 GROWING = 1
-GROWING = GROWING + 1
+GROWING += 1
 
 class Plain:
     """Plain.

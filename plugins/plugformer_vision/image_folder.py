@@ -56,8 +56,8 @@ class ImageFolder(DataSource):
 
     @cached_property
     def spec(self) -> DataSpec:
-        """The image shape is the first file's; the tokenizer finds out whether the others share it."""
-        first = self._files[0].path
+        """The image shape is the first readable file's; the tokenizer finds out whether the others share it."""
+        first = next((file.path for file in self._files if not _problem(file.path)), self._files[0].path)
         return DataSpec(frozenset({"id", "image", "label"}), labels=self._classes, image=image_shape(first))
 
     @cached_property
@@ -109,6 +109,8 @@ class ImageFolder(DataSource):
         good = [file for file in self._files if file.path not in self._bad]
         splits = {split: [file for file in good if file.split == split] for split in SPLITS}
         missing = [split for split in SPLITS[1:] if not splits[split]]
+        if not splits["train"] and None not in self._roots:
+            raise UserError(f"data.root={self.root}: the folder train holds no file that can be used.")
         pool = splits["train"] or good
         if missing:
             drawn = split_by_label(

@@ -16,7 +16,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from plugformer.conf_dir import conf_dir
 from plugformer.config import Config, check_config, known_keys
@@ -42,17 +41,15 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> Config:
     files = register_files(parsed)
     try:
         composed = _compose(parsed, config_dir)
-        _check_runs_nothing(composed, files)
-        if config_dir is not None or any(each.key_or_group == "hydra.searchpath" for each in parsed):
-            _check_sets_nothing_of_hydra(parsed, config_dir)
-        _check_additions(parsed, composed)
-        return check_config(composed)
-    except UserError:
-        raise
     except MissingConfigException as error:
         raise _no_such_choice(error) from None
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except Exception as error:  # Hydra has many kinds, and asserts things of overrides as well
         raise _explain(error, parsed, config_dir) from None
+    _check_runs_nothing(composed, files)
+    if config_dir is not None or any(each.key_or_group == "hydra.searchpath" for each in parsed):
+        _check_sets_nothing_of_hydra(parsed, config_dir)
+    _check_additions(parsed, composed)
+    return check_config(composed)
 
 
 def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> None:
@@ -243,7 +240,7 @@ def _explain(error: Exception, parsed: Sequence[Override], config_dir: str | Non
     choices = [each for each in parsed if each.key_or_group in _groups() and isinstance(each.value(), str | list)]
     try:
         known = known_keys(_compose(choices, config_dir))
-    except (HydraException, OmegaConfBaseException, ValueError):  # a choice is what is wrong
+    except Exception:  # a choice is what is wrong
         known = sorted(_groups())
     for override in parsed:
         if problem := _find_problem(override, known):
@@ -266,7 +263,8 @@ def _find_problem(override: Override, known: Sequence[str]) -> UserError | None:
             if name != "name" and f"{key}.{name}" not in known:
                 return _no_such_key(f"{key}.{name}", known)
         expected = value is None or isinstance(value, str | list | dict)
-        return None if expected else _no_such_name(key, str(value), [])
+        files = [file.stem for file in (conf_dir() / key).glob("*.yaml")]
+        return None if expected else _no_such_name(key, str(value), files)
     if key in known:
         return UserError(f"{text}: {key} is there already. Write {plainly}.") if override.is_add() else None
     if _is_of_hydra(override):
