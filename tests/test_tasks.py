@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from plugformer_tasks.classification import Classification
 from sklearn import metrics as sklearn_metrics
 from torch.nn import functional as F
 
 from plugformer.errors import UserError
 from plugformer.interfaces import DataSpec, Grid, Layout, Needs, Output, Tokens
+from plugformer_tasks.classification import Classification
 
 LABELS = ("ant", "bee", "cat", "dog")
 DATA = DataSpec(frozenset({"label"}), labels=LABELS)
