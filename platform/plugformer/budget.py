@@ -97,7 +97,7 @@ def _measure(model: Model, inputs: Features) -> tuple[int, int]:
             kept[storage._cdata] = storage.nbytes()
         return tensor
 
-    with FlopCounterMode(display=False, custom_mapping={}) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_FUSED) as counter:
         with saved_tensors_hooks(keep, lambda tensor: tensor):
             predictions = model(batch).predictions
         predictions.sum().backward()

@@ -39,3 +39,10 @@ def unknown(what: str, word: str, known: Iterable[str], possible: str = "Possibl
     guess = nearest(word, known)
     hint = f" Did you mean {guess}?" if guess else ""
     return UserError(f"{what}.{hint}\n  {possible}: {', '.join(known) or 'none'}")
+
+
+def message(error: Exception) -> str:
+    """An error in one message: a user's mistake in its own words, anything else with its type and the way to more."""
+    if isinstance(error, UserError):
+        return str(error)
+    return f"{type(error).__name__}: {error}\n  Run again with --traceback to see where."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 
-from plugformer.cli.main import COMMANDS
+from plugformer.cli.commands import COMMANDS
 
 
 def main(argv: list[str]) -> int:

@@ -6,24 +6,18 @@ import sys
 import traceback
 
 from plugformer import __version__
-from plugformer.errors import UserError, unknown
+from plugformer.cli.commands import COMMANDS
+from plugformer.errors import UserError, message, unknown
 
-COMMANDS = {
-    "train": "train a model: one run, or a sweep with -m",
-    "evaluate": "the metrics of a run's checkpoint on a split",
-    "predict": "what a run's model says of new inputs, as JSON lines",
-    "check": "compose a run and check it, without reading data or training",
-    "plugins": "what is installed: kinds, plugins, their options and sources",
-}
 HELP = f"""Plugformer {__version__}: transformer experiments composed from plugins.
 
 usage: plugformer COMMAND [ARGUMENT ...] [--traceback]
 
 {chr(10).join(f"  {name:<10} {does}" for name, does in COMMANDS.items())}
 
-  plugformer train                                          train the default experiment
-  plugformer train attention=full backbone.num_layers=2     … with other parts and options
-  plugformer train -m seed=0,1,2                            … as a sweep
+  plugformer train experiment=digits                        train an experiment
+  plugformer train experiment=digits backbone.num_layers=2  … with other parts and options
+  plugformer train -m experiment=digits seed=0,1,2          … as a sweep
   plugformer COMMAND --help                                 more on a command
   eval "$(plugformer -sc install=bash)"                     completion in this shell
 
@@ -35,14 +29,10 @@ def main(argv: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     show_traceback = "--traceback" in arguments
     arguments = [argument for argument in arguments if argument != "--traceback"]
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP)
-        return
-    if arguments[0] == "--version":
-        print(__version__)
-        return
     try:
-        sys.exit(run(arguments))
+        code = run(arguments)
+        sys.stdout.flush()
+        sys.exit(code)
     except UserError as error:
         _report(error, show_traceback)
         sys.exit(2)
@@ -59,7 +49,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
-    command, *rest = arguments
+    command, *rest = arguments or ["--help"]
+    if command in ("-h", "--help", "--version"):
+        print(__version__ if command == "--version" else HELP)
+        return 0
     if command in ("-sc", "--shell-completion"):
         return importlib.import_module("plugformer.cli.completion").main(rest)
     if command not in COMMANDS:
@@ -71,10 +64,3 @@ def _report(error: Exception, show_traceback: bool) -> None:
     if show_traceback:
         traceback.print_exc()
     print(f"plugformer: {message(error)}", file=sys.stderr)
-
-
-def message(error: Exception) -> str:
-    """An error in one message: a user's mistake in its own words, anything else with its type and the way to more."""
-    if isinstance(error, UserError):
-        return str(error)
-    return f"{type(error).__name__}: {error}\n  Run again with --traceback to see where."

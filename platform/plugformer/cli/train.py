@@ -13,10 +13,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from plugformer.cli.compose import as_hydra_takes_it, compose, compose_sweep, parse, register_files
-from plugformer.cli.main import message
 from plugformer.conf_dir import conf_dir
 from plugformer.config import check_config
-from plugformer.errors import UserError
+from plugformer.errors import UserError, message
 from plugformer.run_dir import RunDir
 
 

@@ -35,6 +35,14 @@ class AttentionSuite(VisibilityLaws):
                 assert out.shape == q.shape
                 assert all(tensor.isfinite().all() for tensor in (out, *gradients)), f"not finite at length {length}"
 
+    def test_remembers_no_other_length(self) -> None:
+        for module, causal in self.ways():
+            q, k, v = self.heads(self.length)
+            first = module(q, k, v, self.mask(self.length, causal=causal))
+            for length in (self.can.min_length, 64):
+                module(*self.heads(length), self.mask(length, causal=causal))
+            assert torch.equal(module(q, k, v, self.mask(self.length, causal=causal)), first)
+
     def test_takes_tokens_of_a_plane_and_of_none(self) -> None:
         """A class token and patches of an image."""
         plane = Layout.of(Grid(("row", "column"), (4, 4)))

@@ -1,0 +1,9 @@
+"""The commands; each is the file of its name."""
+
+COMMANDS = {
+    "train": "train a model: one run, or a sweep with -m",
+    "evaluate": "the metrics of a run's checkpoint on a split",
+    "predict": "what a run's model says of new inputs, as JSON lines",
+    "check": "compose a run and check it, without reading data or training",
+    "plugins": "what is installed: kinds, plugins, their options and sources",
+}
