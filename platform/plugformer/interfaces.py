@@ -223,7 +223,7 @@ class Mask:
 
     valid: Bool[Tensor, "batch keys"] | None = None
     causal: bool = False
-    prefix: Int[Tensor, batch] | None = None
+    prefix: Int[Tensor, "batch"] | None = None
     segments: Int[Tensor, "batch keys"] | None = None
     query_segments: Int[Tensor, "batch queries"] | None = None
     layout: Layout | None = None
@@ -277,7 +277,7 @@ class Tokens:
     embeddings: Float[Tensor, "batch length dim"]
     layout: Layout
     valid: Bool[Tensor, "batch length"] | None = None
-    prefix: Int[Tensor, batch] | None = None
+    prefix: Int[Tensor, "batch"] | None = None
     segments: Int[Tensor, "batch length"] | None = None
 
     def mask(self, *, causal: bool) -> Mask:
@@ -285,7 +285,7 @@ class Tokens:
         prefix = self.prefix if causal else None
         return Mask(valid=self.valid, causal=causal, prefix=prefix, segments=self.segments, layout=self.layout)
 
-    def prepend(self, vector: Float[Tensor, dim]) -> Tokens:
+    def prepend(self, vector: Float[Tensor, "dim"]) -> Tokens:
         """With one token more at the front that lies on no grid, such as a class token."""
         batch, _, dim = self.embeddings.shape
         coordinates = torch.zeros_like(self.layout.coordinates[:1, :1])
@@ -392,7 +392,7 @@ class Tokenizer(ABC):
             UserError: it can't be read.
         """
 
-    def decode(self, ids: Int[Tensor, length]) -> str:
+    def decode(self, ids: Int[Tensor, "length"]) -> str:
         """Back to what was tokenized, where tokens are discrete."""
         raise NotImplementedError(f"{type(self).__name__} can't be inverted")
 
