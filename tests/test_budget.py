@@ -1,13 +1,12 @@
 """What `plugformer check` says of a run is what the run costs."""
 
 import pytest
-import torch
 from PIL import Image
 from tests.helpers import quick_config
 from torch.autograd.graph import saved_tensors_hooks
 
 from plugformer.assemble import build_model, preview
-from plugformer.budget import Budget, estimate
+from plugformer.budget import Budget, estimate, example_batch
 from plugformer.cli.main import main
 from plugformer.config import Config
 from plugformer.nn.parameters import group_parameters
@@ -31,7 +30,7 @@ def measured(config: Config, batch_size: int) -> Budget:
     model = build_model(config, tokenizer=tokenizer, data=source.spec).train()
     if config["trainer"]["precision"] == "64-true":
         model.double()
-    inputs = tokenizer.collate([tokenizer.example()] * batch_size)
+    batch = example_batch(tokenizer, model.task.targets, batch_size)
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept = {}
 
@@ -42,8 +41,8 @@ def measured(config: Config, batch_size: int) -> Budget:
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        predictions = model({"inputs": inputs, "targets": {}, "index": torch.zeros(0)}).predictions
-    predictions.sum().backward()
+        loss = model(batch).loss
+    loss.backward()
     optimizer = build("optimizer", config["optimizer"]).build(group_parameters(model))
     optimizer.step()
     return Budget(

@@ -11,8 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from plugformer.assemble import preview
 from plugformer.config import Config
+from plugformer.data.collate import Collate
+from plugformer.data.encoded import Encoded
 from plugformer.data.loaders import small_batch
-from plugformer.interfaces import Batch, Features, Tokenizer
+from plugformer.interfaces import Batch, Targets, Tokenizer
 from plugformer.model import Model
 from plugformer.nn.parameters import count_parameters, group_parameters
 from plugformer.registry import build
@@ -69,7 +71,7 @@ def estimate(config: Config) -> Budget:
     # Fake tensors have no numbers, but take the kernels that a CPU would: on meta, attention is never fused.
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = model.to_empty(device="cpu")
-        flops, activations = _measure(model, _example(tokenizer, batch_size))
+        flops, activations = _measure(model, example_batch(tokenizer, model.task.targets, batch_size))
         optimizer = build("optimizer", config["optimizer"]).build(group_parameters(model))
         optimizer.step()
     states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
@@ -85,9 +87,8 @@ def estimate(config: Config) -> Budget:
     )
 
 
-def _measure(model: Model, inputs: Features) -> tuple[int, int]:
+def _measure(model: Model, batch: Batch) -> tuple[int, int]:
     """Operations of a pass forward and back, and the bytes kept between the two."""
-    batch: Batch = {"inputs": inputs, "targets": {}, "index": torch.zeros(0)}
     kept: dict[int, int] = {}
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
 
@@ -99,14 +100,22 @@ def _measure(model: Model, inputs: Features) -> tuple[int, int]:
 
     with FlopCounterMode(display=False, custom_mapping=_FUSED) as counter:
         with saved_tensors_hooks(keep, lambda tensor: tensor):
-            predictions = model(batch).predictions
-        predictions.sum().backward()
+            loss = model(batch).loss
+        assert loss is not None, "a batch with targets has no loss"
+        loss.backward()
     return counter.get_total_flops(), sum(kept.values())
 
 
-def _example(tokenizer: Tokenizer, batch_size: int) -> Features:
-    features = tokenizer.collate([tokenizer.example()])
-    return {key: value.expand(batch_size, *value.shape[1:]) for key, value in features.items()}
+def example_batch(tokenizer: Tokenizer, targets: Targets, batch_size: int) -> Batch:
+    """Of the longest samples there can be, made up."""
+    example = tokenizer.example()
+    encoded: Encoded = {"inputs": example, "targets": targets.example(example), "index": 0}
+    one = Collate(tokenizer=tokenizer, targets=targets)([encoded])
+    inputs, expected = (
+        {key: value.expand(batch_size, *value.shape[1:]) for key, value in features.items()}
+        for features in (one["inputs"], one["targets"])
+    )
+    return {"inputs": inputs, "targets": expected, "index": one["index"].expand(batch_size)}
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -36,6 +36,11 @@ def check_compatible(config: Mapping[str, Any], *, source: DataSpec, tokenizer: 
             f"backbone={name['backbone']} is {backbone.direction}."
             f"{_working('backbone', lambda cls: cls.direction in needs.directions)}"
         )
+    if spec.packs and needs.whole_samples:
+        raise UserError(
+            f"task={name['task']} needs one sample in each sequence; tokenizer={name['tokenizer']} with these options "
+            "packs several into one.\n  Set tokenizer.packing=none."
+        )
     needed: dict[str, Callable[[Capabilities], bool]] = {}
     if backbone.direction in ("causal", "prefix"):
         needed[f"be causal, as backbone={name['backbone']} needs"] = lambda can: can.causality != "none"
@@ -43,7 +48,7 @@ def check_compatible(config: Mapping[str, Any], *, source: DataSpec, tokenizer: 
         needed[f"honour prefixes, as backbone={name['backbone']} needs"] = lambda can: can.prefix
     if spec.pads:
         needed[f"honour key padding, as tokenizer={name['tokenizer']} needs"] = lambda can: can.key_padding
-    if spec.packs:
+    if spec.segments:
         needed[f"honour segments, as tokenizer={name['tokenizer']} needs"] = lambda can: can.segments
     if any(module.adds_bias for module in model.modules() if isinstance(module, Position)):
         needed[f"take an additive bias, as position={name['position']} needs"] = lambda can: can.additive_bias

@@ -54,6 +54,7 @@ class Sample(TypedDict, total=False):
     label: int  # an index into DataSpec.labels
     target_text: str
     group: str  # samples of one group never stand on both sides of a split
+    encoded: Features  # by Tokenizer.sequences
 
 
 class Batch(TypedDict):
@@ -142,7 +143,9 @@ class TokenSpec:
         token_dim: numbers in one raw token (a flattened patch), for continuous tokens.
         specials: ids of special tokens by role: `pad`, `mask`, `bos`, `eos` …
         pads: whether sequences of a batch may be padded to one length.
-        packs: whether several documents may stand in one sequence, as segments.
+        packs: whether a sequence may hold several samples, or a part of one.
+        segments: whether tokens say which document of their sequence they belong to.
+        words: whether features say which word each token belongs to.
     """
 
     grid: Grid
@@ -151,6 +154,8 @@ class TokenSpec:
     specials: Mapping[str, int] = field(default_factory=dict)
     pads: bool = False
     packs: bool = False
+    segments: bool = False
+    words: bool = False
 
     @property
     def token_kind(self) -> Literal["discrete", "continuous"]:
@@ -334,7 +339,13 @@ def _valid(tokens: Tokens) -> Tensor:
 
 
 class Embedding(nn.Module, ABC):
-    """The learned half of a tokenizer, on the device: collated features to tokens. It knows nothing of positions."""
+    """The learned half of a tokenizer, on the device: collated features to tokens. It knows nothing of positions.
+
+    Attributes:
+        table: float `[vocab, dim]`, a vector for each discrete token, which a task may tie its output to; else None.
+    """
+
+    table: nn.Parameter | None = None
 
     @abstractmethod
     def forward(self, features: Features) -> Tokens: ...
@@ -370,7 +381,20 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, sample: Sample, *, augment: bool = False) -> Features:
-        """One sample as unbatched CPU tensors. Randomness (only if `augment`) is drawn from torch's generator."""
+        """One sample as unbatched CPU tensors. Randomness (only if `augment`) is drawn from torch's generator.
+
+        Discrete tokens stand under `ids`, int `[length]`. A tokenizer of text may add `words`, int `[length]`, the
+        number of the word each token belongs to (-1: none), and `bytes`, int `[length]`, how many bytes of UTF-8 each
+        token stands for.
+        """
+
+    def sequences(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """What is encoded one by one: the samples themselves, or what a packing tokenizer makes of them."""
+        return samples
+
+    def length_hint(self, sample: Sample) -> int:
+        """Grows with the number of tokens, without the cost of encoding: samples of like size make a batch."""
+        return 1
 
     @abstractmethod
     def collate(self, features: Sequence[Features]) -> Features:
@@ -571,11 +595,13 @@ class Needs:
         directions: the backbones it can work with.
         token_kinds: the tokens it can work with.
         keys: what samples must carry besides the tokenizer's modality.
+        whole_samples: whether each sequence must be one sample, so that tokens must not be packed.
     """
 
     directions: frozenset[Direction]
     token_kinds: frozenset[str] = frozenset({"discrete", "continuous"})
     keys: frozenset[str] = frozenset()
+    whole_samples: bool = False
 
 
 @dataclass(frozen=True)
@@ -607,6 +633,7 @@ class Output:
 class Trunk(Protocol):
     """What a task is given to work with: a model without its head."""
 
+    embedding: Embedding
     backbone: Backbone
 
     def embed(self, features: Features) -> Tokens: ...
@@ -616,12 +643,22 @@ class Targets(ABC):
     """What a task wants to learn of a sample. Runs in a loader's workers, so it holds no weights."""
 
     @abstractmethod
-    def encode(self, sample: Sample) -> Features:
-        """The targets of one sample as unbatched CPU tensors."""
+    def encode(self, sample: Sample, inputs: Features) -> Features:
+        """The targets of one sample as unbatched CPU tensors.
+
+        Args:
+            sample: as it is.
+            inputs: its features. What is random, such as which tokens are hidden, is drawn from torch's generator,
+                whose seed is the sample's own in this epoch.
+        """
 
     @abstractmethod
     def collate(self, features: Sequence[Features]) -> Features:
         """A batch of encoded targets, padded where their lengths differ."""
+
+    def example(self, inputs: Features) -> Features:
+        """Targets that could go with these features, made up, to measure a model with."""
+        return self.encode({}, inputs)
 
 
 class Task(nn.Module, ABC):

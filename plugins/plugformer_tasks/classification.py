@@ -58,7 +58,7 @@ class Classification(Task):
             raise UserError(f"task=classification: the data has {len(data.labels)} labels, at least 2 are needed.")
         # A token at the front sees nothing but itself in a causal backbone.
         directions: set[Direction] = {"bidirectional"} if pool == "cls" else {"bidirectional", "causal", "prefix"}
-        self.needs = Needs(directions=frozenset(directions), keys=frozenset({"label"}))
+        self.needs = Needs(directions=frozenset(directions), keys=frozenset({"label"}), whole_samples=True)
         self.monitor = Monitor(f"val/{monitor}", "min" if monitor == "loss" else "max")
         self.targets = Labels()
         self.labels = data.labels
@@ -102,8 +102,11 @@ class Classification(Task):
 class Labels(Targets):
     """The label's index."""
 
-    def encode(self, sample: Sample) -> Features:
+    def encode(self, sample: Sample, inputs: Features) -> Features:
         return {"label": torch.tensor(sample["label"])}
+
+    def example(self, inputs: Features) -> Features:
+        return {"label": torch.tensor(0)}
 
     def collate(self, features: Sequence[Features]) -> Features:
         return stack(features)

@@ -19,7 +19,7 @@ class Draw:
 
     Attributes:
         index: its place in the split.
-        seed: of whatever is random in encoding it.
+        seed: of whatever is random in encoding it and its targets.
     """
 
     index: int
@@ -27,7 +27,7 @@ class Draw:
 
 
 class InOrder(Sampler[Draw]):
-    """Every sample once, as they stand."""
+    """Every sample once, as they stand, each with the same seed whenever it is drawn."""
 
     def __init__(self, length: int) -> None:
         self.length = length
@@ -36,7 +36,7 @@ class InOrder(Sampler[Draw]):
         return self.length
 
     def __iter__(self) -> Iterator[Draw]:
-        return (Draw(index, 0) for index in range(self.length))
+        return (Draw(index, seed_for(0, "draw", index)) for index in range(self.length))
 
 
 class Shuffled(Sampler[Draw]):

@@ -1,6 +1,7 @@
 """Raw samples, encoded by a tokenizer and a task when they are drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypedDict
 
 import torch
@@ -22,8 +23,9 @@ class EncodedSamples(Dataset[Encoded]):
         samples: raw samples.
         tokenizer: a fitted tokenizer.
         targets: of a task; None where there are none, as in prediction.
-        augment: whether the tokenizer may vary the samples. What it draws depends on the draw's seed alone, not on
-            which worker it happens in or on what was drawn before.
+        augment: whether the tokenizer may vary the samples.
+
+    What is random depends on the draw's seed alone, not on which worker it happens in or on what was drawn before.
     """
 
     def __init__(
@@ -39,15 +41,18 @@ class EncodedSamples(Dataset[Encoded]):
 
     def __getitem__(self, draw: Draw) -> Encoded:
         sample = self.samples[draw.index]
-        targets = self.targets.encode(sample) if self.targets else {}
-        return {"inputs": self._inputs(sample, draw), "targets": targets, "index": draw.index}
+        with _seeded(draw.seed):
+            inputs = self.tokenizer.encode(sample, augment=self.augment)
+            targets = self.targets.encode(sample, inputs) if self.targets else {}
+        return {"inputs": inputs, "targets": targets, "index": draw.index}
 
-    def _inputs(self, sample: Sample, draw: Draw) -> Features:
-        if not self.augment:
-            return self.tokenizer.encode(sample)
-        before = torch.default_generator.get_state()
-        torch.default_generator.manual_seed(draw.seed)
-        try:
-            return self.tokenizer.encode(sample, augment=True)
-        finally:
-            torch.default_generator.set_state(before)
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draws from torch's generator depend on this seed alone, and leave no trace in it."""
+    before = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(before)

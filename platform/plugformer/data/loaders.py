@@ -32,6 +32,7 @@ def make_loader(
         num_workers: processes that encode.
         seed: given, samples are shuffled and augmented, anew each epoch; else they come in order, as they are.
     """
+    samples = tokenizer.sequences(samples)
     sampler = InOrder(len(samples)) if seed is None else Shuffled(len(samples), seed=seed)
     encoded: Dataset[Any] = EncodedSamples(samples, tokenizer=tokenizer, targets=targets, augment=seed is not None)
     return DataLoader(

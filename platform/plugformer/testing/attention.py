@@ -69,11 +69,12 @@ class AttentionSuite(VisibilityLaws):
         """Shared keys and values do what repeated ones do."""
         applies_if(self.can.grouped_query, "takes as many key-value heads as query heads")
         for module, causal in self.ways():
-            q, k, v = self.heads(self.length)
-            k, v = k[:, :1], v[:, :1]
-            repeated = (part.expand(-1, self.num_heads, -1, -1) for part in (k, v))
             mask = self.mask(self.length, causal=causal)
-            assert_close(module(q, k, v, mask), module(q, *repeated, mask))
+            for kv_heads in (1, 2):
+                q, k, v = self.heads(self.length)
+                k, v = k[:, :kv_heads], v[:, :kv_heads]
+                repeated = (part.repeat_interleave(self.num_heads // kv_heads, dim=1) for part in (k, v))
+                assert_close(module(q, k, v, mask), module(q, *repeated, mask), what=f"{kv_heads} key-value heads")
 
     def test_takes_a_bias(self) -> None:
         """It is added to the logits: zeros change nothing, very negative numbers hide a key, others matter."""

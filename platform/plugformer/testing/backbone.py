@@ -1,6 +1,7 @@
 """Laws of backbones."""
 
 from functools import cached_property
+from itertools import combinations
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +12,7 @@ from plugformer.nn.blocks import PostNorm, PreNorm
 from plugformer.nn.cache import KeyValueCache
 from plugformer.nn.feed_forward import Mlp
 from plugformer.nn.full_attention import Full
+from plugformer.nn.initialise import initialise
 from plugformer.nn.norms import LayerNorm
 from plugformer.nn.positions import Learned
 from plugformer.testing.common import Inputs, ModuleSuite, assert_same_dtypes
@@ -102,6 +104,20 @@ class BackboneSuite(ModuleSuite):
             assert len(after) == (0 if make_block.normalised else 1)
             out = self.call(backbone, {"x": 10 * self.inputs(2)["x"]})
             assert_close(out.std(-1, correction=0), torch.ones(out.shape[:2]), tolerance=1e-3)
+
+    def test_blocks_start_from_different_weights(self) -> None:
+        """As far as they are drawn, that is, change with the seed."""
+        backbone, other = self.new(), self.new()
+        initialise(backbone, seed=0)
+        initialise(other, seed=1)
+        pairs = zip(backbone.parameters(), other.parameters(), strict=True)
+        drawn = {id(parameter) for parameter, its in pairs if not torch.equal(parameter, its)}
+        every = [module for _, module in backbone.named_modules(remove_duplicate=False) if isinstance(module, Block)]
+        for first, second in combinations(every, 2):
+            theirs = dict(second.named_parameters())
+            for name, parameter in first.named_parameters():
+                same = name in theirs and torch.equal(parameter, theirs[name])
+                assert not (same and id(parameter) in drawn), f"two blocks start from the same {name}"
 
     def test_tells_each_mechanism_what_the_core_knows(self) -> None:
         told: list[dict[str, Any]] = []

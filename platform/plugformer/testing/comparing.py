@@ -1,10 +1,13 @@
 """Numbers to try, and how two results are compared."""
 
+import pickle
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from unittest import SkipTest
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,3 +58,13 @@ def poisoned() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0])
         memory.fill_uninitialized_memory = before[1]
+
+
+@contextmanager
+def draws_nothing(*, but_torch: bool = False) -> Iterator[None]:
+    """Assert that the generators of torch, numpy and Python stay as they are."""
+    before = torch.get_rng_state(), pickle.dumps(np.random.get_state()), random.getstate()
+    yield
+    assert but_torch or torch.equal(torch.get_rng_state(), before[0]), "draws from torch's generator"
+    assert pickle.dumps(np.random.get_state()) == before[1], "draws from numpy's generator"
+    assert random.getstate() == before[2], "draws from Python's generator"

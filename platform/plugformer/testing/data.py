@@ -1,7 +1,7 @@
 """Laws of data sources."""
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, ClassVar, get_args
 
@@ -9,7 +9,7 @@ import torch
 
 from plugformer.interfaces import Sample, Split
 from plugformer.testing.common import Suite
-from plugformer.testing.comparing import applies_if, assert_same
+from plugformer.testing.comparing import applies_if, assert_same, draws_nothing
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
@@ -17,17 +17,18 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 class DataSuite(Suite):
     """
     Attributes:
-        limit: how many samples of a split are read.
+        limit: how many samples of a split are read at most; lower it where reading is slow.
     """
 
     kind = "data"
-    limit: ClassVar[int] = 200
+    limit: ClassVar[int] = 10_000
 
-    def read(self, source: Any, split: Split) -> list[Sample]:
-        return list(islice(iter(source.samples(split)), self.limit))
+    def read(self, source: Any, split: Split) -> Iterator[Sample]:
+        return islice(iter(source.samples(split)), self.limit)
 
-    def everything(self, source: Any) -> list[Sample]:
-        return [sample for split in SPLITS for sample in self.read(source, split)]
+    def everything(self, source: Any) -> Iterator[Sample]:
+        for split in SPLITS:
+            yield from self.read(source, split)
 
     def test_passes_its_own_inspection(self) -> None:
         assert self.build().verify() is None
@@ -36,35 +37,38 @@ class DataSuite(Suite):
         source = self.build()
         source.verify()
         spec = source.spec
+        images, rates = set(), set()
         for split in SPLITS:
-            samples = self.read(source, split)
-            assert samples, f"{split} is empty"
-            for sample in samples:
+            assert any(True for _ in self.read(source, split)), f"{split} is empty"
+            for sample in self.read(source, split):
                 assert spec.keys <= sample.keys()
                 if spec.labels:
                     assert 0 <= sample["label"] < len(spec.labels)
                 if "image" in sample:
                     assert sample["image"].dtype == torch.uint8
                     assert sample["image"].ndim == 3
-                    assert spec.image in (None, tuple(sample["image"].shape))
+                    images.add(tuple(sample["image"].shape))
                 if "audio" in sample:
                     waveform, rate = sample["audio"]
                     assert waveform.dtype == torch.float32
                     assert waveform.ndim == 2
                     assert waveform.abs().max() <= 1
-                    assert spec.rate in (None, rate)
+                    rates.add(rate)
+        # Whether the others share them shows when they are read; it is the tokenizer that refuses those that don't.
+        assert spec.image in {None, *images}, f"no image has the shape {spec.image}"
+        assert spec.rate in {None, *rates}, f"no waveform has the rate {spec.rate}"
 
     def test_splits_share_nothing(self) -> None:
         source = self.build()
+        ids: set[str] = set()
         groups: dict[str, Split] = {}
         for split in SPLITS:
             for sample in self.read(source, split):
-                for shared in (("id", sample["id"]), ("group", sample.get("group"))):
-                    if shared[1] is not None:
-                        key = f"{shared[0]} {shared[1]}"
-                        assert groups.setdefault(key, split) == split, f"{key} is in {groups[key]} and in {split}"
-        ids = [sample["id"] for sample in self.everything(source)]
-        assert len(ids) == len(set(ids)), "two samples have one id"
+                key, group = sample["id"], sample.get("group")
+                assert key not in ids, f"two samples have the id {key}"
+                ids.add(key)
+                if group is not None:
+                    assert groups.setdefault(group, split) == split, f"{group} is in {groups[group]} and in {split}"
 
     def test_is_the_same_for_every_run(self) -> None:
         first, second = self.build(), self.build()
@@ -81,8 +85,11 @@ class DataSuite(Suite):
             samples = source.samples(split)
             if not isinstance(samples, Sequence):
                 continue
-            for number, sample in enumerate(self.read(source, split)):
-                assert_same(dict(samples[number]), dict(sample))
+            count = 0
+            for sample in self.read(source, split):
+                assert_same(dict(samples[count]), dict(sample))
+                count += 1
+            assert count == min(len(samples), self.limit), f"{split} has not as many samples as it says"
             try:
                 samples[len(samples)]
             except IndexError:
@@ -92,13 +99,16 @@ class DataSuite(Suite):
     def test_every_label_is_trained(self) -> None:
         source = self.build()
         applies_if(bool(source.spec.labels), "has no labels")
-        found = {sample["label"] for sample in self.read(source, "train")}
-        assert found == set(range(len(source.spec.labels)))
+        found = [sample["label"] for sample in self.read(source, "train")]
+        missing = set(range(len(source.spec.labels))) - set(found)
+        applies_if(not missing or len(found) < self.limit, "has more samples than are read")
+        assert not missing, f"no sample in train has the labels {missing}"
 
-    def test_draws_nothing_from_the_runs_generator(self) -> None:
-        before = torch.get_rng_state()
-        self.everything(self.build())
-        assert torch.equal(torch.get_rng_state(), before)
+    def test_draws_nothing_from_the_runs_generators(self) -> None:
+        source = self.build()
+        with draws_nothing():
+            for _ in self.everything(source):
+                pass
 
     def test_goes_to_a_loaders_worker(self) -> None:
         samples = self.build().samples("train")

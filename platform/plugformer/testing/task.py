@@ -19,12 +19,13 @@ from plugformer.interfaces import (
     Layout,
     Memory,
     Sample,
+    Targets,
     Tokens,
     TokenSpec,
 )
 from plugformer.model import Trunk
 from plugformer.testing.common import Inputs, ModuleSuite, rows
-from plugformer.testing.comparing import applies_if, noise
+from plugformer.testing.comparing import applies_if, assert_close, assert_same, noise
 from plugformer.testing.samples import SPEC, make_samples
 
 
@@ -62,9 +63,27 @@ class TaskSuite(ModuleSuite):
             return Trunk(embedding=embedding, backbone=MeanOfVisible(dim=self.dim, causal=direction != "bidirectional"))
 
     def inputs(self, batch: int) -> Inputs:
-        targets = self.new().targets
-        encoded = [targets.encode(sample) for sample in self.samples()[:batch]]
-        return {"inputs": self.features(batch), "targets": targets.collate(encoded), "index": torch.arange(batch)}
+        return self.batch(range(batch))
+
+    def batch(self, numbers: Sequence[int]) -> Inputs:
+        """These samples, padded to the longest of them."""
+        targets, which = self.new().targets, list(numbers)
+        encoded = targets.collate([self.encode(targets, number) for number in which])
+        features = rows(self.features(6), which)
+        length = int(features["valid"].sum(1).max())
+        features = {key: value[:, :length] for key, value in features.items()}
+        return {"inputs": features, "targets": encoded, "index": torch.tensor(which)}
+
+    def encode(self, targets: Targets, number: int) -> Features:
+        """The targets of one sample; the same at each call, even if something is drawn."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(number)
+            return targets.encode(self.samples()[number], self.unpadded(number))
+
+    def unpadded(self, number: int) -> Features:
+        """The features of one sample, as they are before they are collated."""
+        features = rows(self.features(6), number)
+        return {key: value[features["valid"]] for key, value in features.items() if key != "valid"}
 
     def call(self, module: nn.Module, inputs: Inputs) -> Tensor:
         return self.output(module, inputs).predictions
@@ -77,9 +96,16 @@ class TaskSuite(ModuleSuite):
     def test_targets_go_to_a_loaders_worker(self) -> None:
         targets, batch = self.new().targets, self.inputs(6)["targets"]
         sent = pickle.loads(pickle.dumps(targets))
-        again = sent.collate([sent.encode(sample) for sample in self.samples()])
-        assert again.keys() == batch.keys()
-        assert all(torch.equal(again[key], batch[key]) and batch[key].device.type == "cpu" for key in batch)
+        assert_same(sent.collate([self.encode(sent, number) for number in range(6)]), batch)
+        assert all(value.device.type == "cpu" for value in batch.values())
+
+    def test_example_is_like_its_targets(self) -> None:
+        """What a model is measured with before any data is read."""
+        targets = self.new().targets
+        example, encoded = targets.example(self.unpadded(0)), self.encode(targets, 0)
+        kinds = [{key: (value.dtype, value.ndim) for key, value in each.items()} for each in (example, encoded)]
+        assert kinds[0] == kinds[1]
+        assert targets.collate([example]).keys() == self.batch([0])["targets"].keys()
 
     def test_loss_teaches_the_whole_model(self) -> None:
         task = self.make().train()
@@ -101,6 +127,20 @@ class TaskSuite(ModuleSuite):
         assert whole.weight == sum(part.weight for part in parts)
         mean = sum(part.loss.item() * part.weight for part in parts) / whole.weight
         assert math.isclose(mean, whole.loss.item(), rel_tol=1e-5)
+
+    def test_padding_changes_nothing(self) -> None:
+        """Neither what stands there nor how much of it there is."""
+        task, batch = self.make(), self.inputs(6)
+        expected, valid = self.output(task, batch), batch["inputs"]["valid"]
+        features = {key: value.clone() for key, value in batch["inputs"].items()}
+        for key in features.keys() - {"valid"}:
+            features[key][~valid] = features[key].flip(1)[~valid]  # tokens of the front
+        output = self.output(task, batch | {"inputs": features})
+        assert_close(output.loss, expected.loss)
+        assert task.describe(output) == task.describe(expected)
+        alone = [self.output(task, self.batch([number])) for number in range(6)]
+        mean = sum(each.loss * each.weight for each in alone if each.weight) / sum(each.weight for each in alone)
+        assert_close(mean, expected.loss, what="samples without padding")
 
     def test_predicts_without_targets(self) -> None:
         task, batch = self.make(), self.inputs(6)
@@ -160,7 +200,9 @@ class ValuesEmbedding(Embedding):
         self.projection = nn.Linear(width, dim)
 
     def forward(self, features: Features) -> Tokens:
-        return Tokens(self.projection(features["values"]), Layout.of(self.grid), valid=features["valid"])
+        embeddings, everywhere = self.projection(features["values"]), Layout.of(self.grid)
+        layout = everywhere.select(torch.arange(embeddings.shape[1])[None])
+        return Tokens(embeddings, layout, valid=features["valid"])
 
 
 class MeanOfVisible(Backbone):

@@ -5,8 +5,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from plugformer.registry import find
 from plugformer.testing.common import Inputs, ModuleSuite, assert_same_dtypes
-from plugformer.testing.comparing import assert_close, noise
+from plugformer.testing.comparing import applies_if, assert_close, noise
 
 
 class _TokenWiseSuite(ModuleSuite):
@@ -48,3 +49,8 @@ class FeedForwardSuite(_TokenWiseSuite):
 
     def new(self) -> Any:
         return self.build(dim=self.dim, dropout=0.5)
+
+    def test_drops_in_training_only(self) -> None:
+        applies_if("dropout" in find(self.kind, self.name).signature.parameters, "takes no dropout")
+        module, inputs = self.make(), self.inputs(2)
+        assert not torch.equal(self.call(module.train(), inputs), self.call(module.eval(), inputs))

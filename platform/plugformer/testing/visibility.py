@@ -20,7 +20,7 @@ class HeadsSuite(ModuleSuite):
     """
 
     kind = "attention"
-    num_heads: ClassVar[int] = 2
+    num_heads: ClassVar[int] = 4
     head_dim: ClassVar[int] = 8
     length: ClassVar[int] = 17
     exact: ClassVar[float] = 1e-6
