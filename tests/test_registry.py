@@ -11,8 +11,9 @@ from torch import nn
 from plugformer import registry
 from plugformer.errors import UserError
 from plugformer.interfaces import Attention, Capabilities
-from plugformer.options import REQUIRED, coerce, read_class, read_signature
+from plugformer.options import REQUIRED, coerce
 from plugformer.registry import KINDS, Plugin, build, check, find, offers, register, register_file
+from plugformer.signatures import read_class, read_signature
 
 INSTALLED = [plugin for kind in KINDS for rivals in offers(kind).values() for plugin in rivals]
 

@@ -6,7 +6,7 @@ from sklearn import metrics as sklearn_metrics
 from torch.nn import functional as F
 
 from plugformer.errors import UserError
-from plugformer.interfaces import DataSpec, Grid, Layout, Needs, Output, Tokens
+from plugformer.interfaces import DataSpec, Grid, Layout, Output, Tokens
 from plugformer_tasks.classification import Classification
 
 LABELS = ("ant", "bee", "cat", "dog")
@@ -66,9 +66,9 @@ def test_mean_is_over_real_tokens_alone():
 
 
 def test_the_first_token_of_a_causal_backbone_is_no_summary():
-    everything = frozenset({"bidirectional", "causal", "prefix"})
-    assert classification(pool="cls").needs == Needs(frozenset({"bidirectional"}), keys=frozenset({"label"}))
-    assert classification(pool="mean").needs == Needs(everything, keys=frozenset({"label"}))
+    cls, mean = classification(pool="cls").needs, classification(pool="mean").needs
+    assert cls.directions == {"bidirectional"}
+    assert mean.directions == {"bidirectional", "causal", "prefix"}
 
 
 def test_loss_is_torchs_and_smoothed_in_training_only():

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from plugformer.errors import UserError, unknown
-from plugformer.options import check_options, read_class
+from plugformer.options import check_options
 from plugformer.registry import KINDS, check, find, find_kind
 from plugformer.settings import LoaderSettings, RunSettings, TrainerSettings
+from plugformer.signatures import read_class
 
 SETTINGS = {"trainer": TrainerSettings, "loader": LoaderSettings}
 Config = dict[str, Any]

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from plugformer.errors import UserError, unknown
-from plugformer.options import REQUIRED, Signature, check_options, read_class, read_signature
+from plugformer.options import REQUIRED, Signature, check_options
+from plugformer.signatures import read_class, read_signature
 
 PREFIX = "plugformer."
 Class = TypeVar("Class", bound=type)
