@@ -284,7 +284,7 @@ def test_weight_decay_is_for_matrices_alone():
     model = small_model("position.order=axes")
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = group_parameters(model)
-    decayed, undecayed = ([names[id(parameter)] for parameter in group] for group in vars(groups).values())
+    decayed, undecayed = ([names[id(parameter)] for parameter in group] for group in (groups.decayed, groups.undecayed))
     assert sorted(decayed + undecayed) == sorted(names.values()), "every parameter once"
     spared = ("bias", "norm", "position", "pooling")
     assert {name for name in names.values() if any(word in name for word in spared)} == set(undecayed)

@@ -1,11 +1,12 @@
 """What a training step costs, counted on a model without storage."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
@@ -14,7 +15,7 @@ from plugformer.config import Config
 from plugformer.data.collate import Collate
 from plugformer.data.encoded import Encoded
 from plugformer.data.loaders import small_batch
-from plugformer.interfaces import Batch, Targets, Tokenizer
+from plugformer.interfaces import Batch, Optimizer, ParameterGroups, Targets, Tokenizer
 from plugformer.model import Model
 from plugformer.nn.parameters import count_parameters, group_parameters
 from plugformer.registry import build
@@ -72,9 +73,7 @@ def estimate(config: Config) -> Budget:
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = model.to_empty(device="cpu")
         flops, activations = _measure(model, example_batch(tokenizer, model.task.targets, batch_size))
-        optimizer = build("optimizer", config["optimizer"]).build(group_parameters(model))
-        optimizer.step()
-    states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+        states = _optimizer_states(build("optimizer", config["optimizer"]), group_parameters(model))
     return Budget(
         parameters=count_parameters(model),
         length=len(tokenizer.spec.grid),
@@ -104,6 +103,22 @@ def _measure(model: Model, batch: Batch) -> tuple[int, int]:
         assert loss is not None, "a batch with targets has no loss"
         loss.backward()
     return counter.get_total_flops(), sum(kept.values())
+
+
+def _optimizer_states(optimizer: Optimizer, groups: ParameterGroups) -> list[Tensor]:
+    """What an optimiser keeps after its first step.
+
+    It is made a group at a time: each gets an optimiser of its own, for one whose updates depend on the numbers, which
+    fake tensors don't have, gets no further than the state of its first group.
+    """
+    states: list[Tensor] = []
+    for part in (replace(groups, undecayed=[]), ParameterGroups([], groups.undecayed)):
+        if part.decayed or part.undecayed:
+            made = optimizer.build(part)
+            with suppress(DataDependentOutputException):
+                made.step()
+            states += [value for state in made.state.values() for value in state.values() if isinstance(value, Tensor)]
+    return states
 
 
 def example_batch(tokenizer: Tokenizer, targets: Targets, batch_size: int) -> Batch:

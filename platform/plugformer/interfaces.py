@@ -205,8 +205,11 @@ class Layout:
         for layout in layouts:
             lacking = axes - layout.coordinates.shape[2]
             coordinates.append(nn.functional.pad(layout.coordinates, (0, lacking)).expand(batch, -1, -1))
-            renumber = layout.grid_index.new_tensor([grids.index(grid) for grid in layout.grids] + [-1])
-            indices.append(renumber[layout.grid_index].expand(batch, -1))  # the last entry serves index -1
+            index = layout.grid_index
+            if layout.grids != grids:
+                renumber = index.new_tensor([grids.index(grid) for grid in layout.grids] + [-1])
+                index = renumber[index]  # the last entry serves index -1
+            indices.append(index.expand(batch, -1))
         return Layout(torch.cat(coordinates, 1), torch.cat(indices, 1), grids)
 
 
@@ -521,11 +524,41 @@ class Position(nn.Module):
 
 
 class Cache(ABC):
-    """What one attention layer remembers of the tokens before, while decoding step by step."""
+    """What one attention layer remembers of the tokens before, while decoding step by step.
+
+    Attributes:
+        state: of a mechanism that decodes by `Attention.step`; None before its first step.
+    """
+
+    state: Any = None
 
     @abstractmethod
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Remember new keys and values `[batch, kv_heads, new, head_dim]`; all of them so far come back."""
+
+
+@dataclass
+class DecodingState:
+    """What a backbone remembers of the tokens so far while decoding step by step; each step adds to it.
+
+    Attributes:
+        caches: one a block.
+        past: all tokens so far without their embeddings, which are `[batch, length, 0]`; None before the first step.
+    """
+
+    caches: Sequence[Cache]
+    past: Tokens | None = None
+
+    def extend(self, new: Tokens) -> Tokens:
+        """Remember new tokens; all so far come back, without their embeddings.
+
+        A prefix must be whole in the first step: to later tokens it is past like all before them.
+        """
+        bare = replace(new, embeddings=new.embeddings.new_empty(*new.embeddings.shape[:2], 0))
+        if self.past is not None:
+            bare = Tokens.concatenate([self.past, bare])
+        self.past = bare
+        return bare
 
 
 @dataclass(frozen=True)
@@ -574,17 +607,21 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, tokens: Tokens, *, memory: Memory | None = None, caches: Sequence[Cache] | None = None
+        self, tokens: Tokens, *, memory: Memory | None = None, state: DecodingState | None = None
     ) -> Float[Tensor, "batch length dim"]:
         """
         Args:
-            tokens: the sequence; with `caches`, only what is new of it.
+            tokens: the sequence; with `state`, only what is new of it.
             memory: an encoder's output, for decoders.
-            caches: one a block, while decoding.
+            state: of the tokens before, while decoding step by step.
         """
 
 
 # ---------------------------------------------------------------------------------------------- tasks
+
+
+class Token(int):
+    """The id of a discrete token in what a task describes; people are told what the tokenizer decodes it to."""
 
 
 @dataclass(frozen=True)
@@ -620,13 +657,14 @@ class Output:
         loss: scalar; None where the batch has no targets.
         predictions: for metrics and for `Task.describe`, such as logits `[batch, classes]`.
         targets: in the shape that goes with `predictions`; None where the batch has none.
-        weight: how many items `loss` is the mean of, so that a mean over batches is exact.
+        weight: how many items `loss` is the mean of, so that a mean over batches is exact; a scalar tensor where only
+            the batch's numbers tell.
     """
 
     loss: Tensor | None
     predictions: Tensor
     targets: Tensor | None
-    weight: int
+    weight: int | Tensor
 
 
 @runtime_checkable  # for the checks of annotations in tests
@@ -695,10 +733,16 @@ class Task(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class ParameterGroups:
-    """Parameters by whether weight decay applies to them."""
+    """Parameters by whether weight decay applies to them.
+
+    Attributes:
+        decayed, undecayed: all of them, each once.
+        hidden: those of `decayed` that are matrices between hidden states, for optimisers that treat a matrix as such.
+    """
 
     decayed: list[nn.Parameter]
     undecayed: list[nn.Parameter]
+    hidden: list[nn.Parameter] = field(default_factory=list)
 
     def with_decay(self, weight_decay: float) -> list[dict[str, Any]]:
         """In the form that torch optimisers take."""

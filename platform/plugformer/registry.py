@@ -64,7 +64,7 @@ KINDS: Mapping[str, Kind] = {
     "block": Kind(
         "how norm, mixer and feed-forward meet the residual stream",
         _interface("Block"),
-        frozenset({"attention", "feed_forward", "make_norm", "dropout"}),
+        frozenset({"attention", "feed_forward", "make_norm", "dropout", "layer", "num_layers"}),
     ),
     "attention": Kind(
         "the attention mechanism",
@@ -74,7 +74,7 @@ KINDS: Mapping[str, Kind] = {
     "position": Kind(
         "where a token stands",
         _interface("Position"),
-        frozenset({"dim", "num_heads", "head_dim", "grids"}),
+        frozenset({"dim", "num_heads", "head_dim", "grids", "causal"}),
     ),
     "norm": Kind("normalisation of the residual stream", "torch.nn:Module", frozenset({"dim"})),
     "feed_forward": Kind("the part applied to each token", "torch.nn:Module", frozenset({"dim", "dropout"})),

@@ -31,14 +31,17 @@ class LoaderSettings:
         batch_size: samples that one optimiser step learns from, `trainer.accumulate` small batches together.
         eval_batch_size: samples in a batch of validation, test and prediction.
         num_workers: processes that encode samples beside the training one; has no effect on what is drawn.
+        bucket: consecutive batches whose samples are sorted by length among each other, so that little is padded; 0 for
+            none. In evaluation it changes the order of samples alone.
     """
 
     batch_size: int = 64
     eval_batch_size: int = 256
     num_workers: int = 0
+    bucket: int = 0
 
     def __post_init__(self) -> None:
-        _at_least(self, "loader", batch_size=1, eval_batch_size=1, num_workers=0)
+        _at_least(self, "loader", batch_size=1, eval_batch_size=1, num_workers=0, bucket=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -263,7 +263,8 @@ def _help(doc: str, name: str) -> str:
 def read_class(cls: type, context: frozenset[str] = frozenset()) -> Signature:
     """The signature of an imported class, by introspection."""
     owner = next(base for base in cls.__mro__ if "__init__" in vars(base))
-    taken = [] if owner.__module__ in _ROOT_MODULES else inspect.signature(cls).parameters.values()
+    is_root = (owner.__module__, owner.__qualname__) in _IMPORTED_ROOTS
+    taken = [] if is_root else inspect.signature(cls).parameters.values()
     parameters, loose, problems = {}, [], []
     for parameter in taken:
         name = parameter.name
@@ -285,7 +286,8 @@ def read_class(cls: type, context: frozenset[str] = frozenset()) -> Signature:
     return Signature(parameters, _doc(cls), file, line, (*_loose_problem(loose), *problems))
 
 
-_ROOT_MODULES = {"builtins", "abc", "typing", "torch.nn.modules.module"}  # whose constructors take no options
+# Whose constructors take no options. By name, so that torch isn't imported for it.
+_IMPORTED_ROOTS = {("builtins", "object"), ("typing", "Protocol"), ("torch.nn.modules.module", "Module")}
 
 
 def _doc(cls: type) -> str:

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from plugformer.data.collate import Collate
-from plugformer.data.draws import InOrder, Shuffled
+from plugformer.data.draws import Bucketed, Draw, InOrder, Shuffled
 from plugformer.data.encoded import EncodedSamples
 from plugformer.errors import UserError
 from plugformer.interfaces import Batch, Sample, Targets, Tokenizer
@@ -21,6 +21,7 @@ def make_loader(
     batch_size: int,
     num_workers: int = 0,
     seed: int | None = None,
+    bucket: int = 0,
 ) -> DataLoader[Batch]:
     """Batches of encoded samples.
 
@@ -31,9 +32,14 @@ def make_loader(
         batch_size: samples in a batch; the last one holds what is left.
         num_workers: processes that encode.
         seed: given, samples are shuffled and augmented, anew each epoch; else they come in order, as they are.
+        bucket: consecutive batches whose samples are sorted by length among each other; 0 to leave them as they come.
     """
     samples = tokenizer.sequences(samples)
-    sampler = InOrder(len(samples)) if seed is None else Shuffled(len(samples), seed=seed)
+    order = InOrder(len(samples)) if seed is None else Shuffled(len(samples), seed=seed)
+    sampler: Sampler[Draw] = order
+    if bucket:
+        lengths = [tokenizer.length_hint(sample) for sample in samples]
+        sampler = Bucketed(order, lengths=lengths, batch_size=batch_size, pool=bucket)
     encoded: Dataset[Any] = EncodedSamples(samples, tokenizer=tokenizer, targets=targets, augment=seed is not None)
     return DataLoader(
         encoded,

@@ -1,12 +1,30 @@
 """Dividing samples into train, val and test."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from typing import get_args
 
 import torch
 
 from plugformer.errors import UserError
 from plugformer.interfaces import Split
 from plugformer.nn.initialise import seed_for
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+def check_fractions(val_fraction: float, test_fraction: float) -> None:
+    """
+    Raises:
+        UserError: shares that can't be.
+    """
+    for name, fraction in {"val_fraction": val_fraction, "test_fraction": test_fraction}.items():
+        if not 0 <= fraction < 1:
+            raise UserError(f"data.{name}={fraction}: must be at least 0 and less than 1.")
+    if val_fraction + test_fraction >= 1:
+        raise UserError(
+            f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} leave nothing to train on."
+        )
 
 
 def split_by_label(
@@ -17,13 +35,7 @@ def split_by_label(
     Raises:
         UserError: a split that should get a share gets none.
     """
-    for name, fraction in {"val_fraction": val_fraction, "test_fraction": test_fraction}.items():
-        if not 0 <= fraction < 1:
-            raise UserError(f"data.{name}={fraction}: must be at least 0 and less than 1.")
-    if val_fraction + test_fraction >= 1:
-        raise UserError(
-            f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} leave nothing to train on."
-        )
+    check_fractions(val_fraction, test_fraction)
     generator = torch.Generator().manual_seed(seed_for(seed, "split"))
     splits: dict[Split, list[int]] = {"train": [], "val": [], "test": []}
     all_labels = torch.as_tensor(labels)
@@ -42,3 +54,75 @@ def split_by_label(
                 "so that every class gives some."
             )
     return {split: sorted(indices) for split, indices in splits.items()}
+
+
+def split_by_group(
+    groups: Sequence[Hashable],
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    sizes: Sequence[int] | None = None,
+) -> dict[Split, list[int]]:
+    """Indices of each split, such that no group stands in two of them.
+
+    Groups come in an order of the seed's, and each is drawn into one of the splits that still have room for it, the
+    more likely the more room there is: sizes come near their shares, and large groups may be held out like small
+    ones, as long as a split can hold them.
+
+    Args:
+        groups: of each sample, such as its file, its speaker, or its own text where texts repeat.
+        val_fraction, test_fraction: shares; a split that has one gets at least one group.
+        seed: decides which.
+        sizes: of each sample, where shares are not of the number of samples but, say, of bytes.
+
+    Raises:
+        UserError: fewer groups than splits.
+    """
+    check_fractions(val_fraction, test_fraction)
+    share = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
+    wanted = [split for split in SPLITS if share[split]]
+    size: Counter[Hashable] = Counter()
+    for group, own in zip(groups, sizes or [1] * len(groups), strict=True):
+        size[group] += own
+    if len(size) < len(wanted):
+        raise UserError(
+            f"data: {len(groups)} samples in {len(size)} groups can't be split into {', '.join(wanted)}, because a "
+            "group is never divided.\n  Bring more groups, or set data.val_fraction or data.test_fraction to 0."
+        )
+    place = _place_groups(size, {split: share[split] * size.total() for split in wanted}, seed)
+    splits: dict[Split, list[int]] = {split: [] for split in SPLITS}
+    for index, group in enumerate(groups):
+        splits[place[group]].append(index)
+    return splits
+
+
+def _place_groups(size: Counter[Hashable], targets: dict[Split, float], seed: int) -> dict[Hashable, Split]:
+    generator = torch.Generator().manual_seed(seed_for(seed, "split"))
+    order = torch.randperm(len(size), generator=generator).tolist()
+    draws = torch.rand(len(size), generator=generator, dtype=torch.float64).tolist()
+    names, room, place = list(size), dict(targets), {}
+    for number, draw in zip(order, draws, strict=True):
+        own = size[names[number]]
+        fitting = {split: left for split, left in room.items() if left >= own > 0}
+        mark = draw * sum(fitting.values())
+        chosen = max(room, key=lambda split: room[split])  # where none has room for all of it
+        for split, left in fitting.items():
+            chosen, mark = split, mark - left
+            if mark < 0:
+                break
+        place[names[number]] = chosen
+        room[chosen] -= own
+    return _fill_empty(place, size, targets)
+
+
+def _fill_empty(
+    place: dict[Hashable, Split], size: Counter[Hashable], targets: dict[Split, float]
+) -> dict[Hashable, Split]:
+    """A split that is too small for any group still gets the one that comes closest to its size."""
+    for split, target in targets.items():
+        held = Counter(place.values())
+        if not held[split]:
+            movable = {group: abs(size[group] - target) for group, now in place.items() if held[now] > 1}
+            place[min(movable, key=movable.__getitem__)] = split
+    return place

@@ -6,11 +6,35 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from plugformer.errors import UserError
 from plugformer.interfaces import Block, Cache, Mask, Memory
 from plugformer.nn.multi_head import MultiHeadAttention
 
 
+class DropPath(nn.Module):
+    """Drops a residual branch for whole samples while training (Huang et al. 2016).
+
+    What is kept is divided by the chance of being kept, so that nothing need be scaled in evaluation.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
+        if not self.training or self.rate == 0:
+            return x
+        kept = x.new_empty(x.shape[0], 1, 1).bernoulli_(1 - self.rate)
+        return x * kept / (1 - self.rate)
+
+
 class _ResidualBlock(Block):
+    """
+    Args:
+        drop_path: probability with which each residual branch of the last block is dropped for a sample while training;
+            in earlier blocks less, in proportion to their depth (Huang et al. 2016, section 3).
+    """
+
     def __init__(
         self,
         *,
@@ -18,13 +42,22 @@ class _ResidualBlock(Block):
         feed_forward: nn.Module,
         make_norm: Callable[[], nn.Module],
         dropout: float = 0.0,
+        layer: int = 0,
+        num_layers: int = 1,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= drop_path < 1:
+            raise UserError(f"block.drop_path={drop_path}: must be at least 0 and less than 1.")
         self.attention = attention
         self.attention_norm = make_norm()
         self.feed_forward = feed_forward
         self.feed_forward_norm = make_norm()
         self.dropout = nn.Dropout(dropout)
+        self.drop_path = DropPath(drop_path * (layer + 1) / num_layers)
+
+    def drop(self, branch: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
+        return self.drop_path(self.dropout(branch))
 
 
 class PreNorm(_ResidualBlock):
@@ -41,8 +74,8 @@ class PreNorm(_ResidualBlock):
         cache: Cache | None = None,
     ) -> Float[Tensor, "batch length dim"]:
         assert memory is None, "this block has no cross-attention"
-        x = x + self.dropout(self.attention(self.attention_norm(x), mask, cache=cache))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        x = x + self.drop(self.attention(self.attention_norm(x), mask, cache=cache))
+        return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))
 
 
 class PostNorm(_ResidualBlock):
@@ -59,5 +92,51 @@ class PostNorm(_ResidualBlock):
         cache: Cache | None = None,
     ) -> Float[Tensor, "batch length dim"]:
         assert memory is None, "this block has no cross-attention"
-        x = self.attention_norm(x + self.dropout(self.attention(x, mask, cache=cache)))
-        return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
+        x = self.attention_norm(x + self.drop(self.attention(x, mask, cache=cache)))
+        return self.feed_forward_norm(x + self.drop(self.feed_forward(x)))
+
+
+class Sandwich(_ResidualBlock):
+    """Norms at both ends of the residual branches (Ding et al. 2021, CogView, section 2.4; Gemma 2).
+
+    Args:
+        drop_path: probability with which each residual branch of the last block is dropped for a sample while training;
+            in earlier blocks less, in proportion to their depth (Huang et al. 2016, section 3).
+    """
+
+    normalised: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        *,
+        attention: MultiHeadAttention,
+        feed_forward: nn.Module,
+        make_norm: Callable[[], nn.Module],
+        dropout: float = 0.0,
+        layer: int = 0,
+        num_layers: int = 1,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__(
+            attention=attention,
+            feed_forward=feed_forward,
+            make_norm=make_norm,
+            dropout=dropout,
+            layer=layer,
+            num_layers=num_layers,
+            drop_path=drop_path,
+        )
+        self.attention_end_norm = make_norm()
+        self.feed_forward_end_norm = make_norm()
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch length dim"],
+        mask: Mask,
+        *,
+        memory: Memory | None = None,
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "batch length dim"]:
+        assert memory is None, "this block has no cross-attention"
+        x = x + self.drop(self.attention_end_norm(self.attention(self.attention_norm(x), mask, cache=cache)))
+        return x + self.drop(self.feed_forward_end_norm(self.feed_forward(self.feed_forward_norm(x))))

@@ -41,15 +41,17 @@ class Full(Attention):
     ) -> Float[Tensor, "batch heads queries head_dim"]:
         queries, keys = q.shape[2], k.shape[2]
         # A causal square without further restrictions needs no mask tensor: the fused kernels know it.
-        fused = mask.is_plain and queries == keys and bias is None
-        allowed = None if fused else mask.dense(queries, keys, q.device)
+        if mask.is_plain and queries == keys and bias is None:
+            allowed, is_causal = None, mask.causal
+        else:
+            allowed, is_causal = mask.dense(queries, keys, q.device), False
         out = F.scaled_dot_product_attention(
             q,
             k,
             v,
-            attn_mask=_combine(allowed, bias),
+            attn_mask=_combine(allowed, None if bias is None else bias.to(q.dtype)),
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=fused and mask.causal,
+            is_causal=is_causal,
             enable_gqa=q.shape[1] != k.shape[1],
         )
         if bias is not None and allowed is not None:  # -inf everywhere is not a row of zeros to every kernel

@@ -1,11 +1,25 @@
 """From the residual stream to a mechanism's heads and back."""
 
+from collections.abc import Callable
+from typing import Literal
+
 from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from plugformer.errors import UserError
 from plugformer.interfaces import Attention, Cache, Mask, Memory, Position
+from plugformer.nn.initialise import ResidualLinear
+from plugformer.nn.norms import LayerNorm, RMSNorm
+
+QkNorm = Literal["none", "layer", "rms"]
+
+
+NORMS: dict[QkNorm, Callable[[int], nn.Module]] = {
+    "none": nn.Identity,
+    "layer": lambda dim: LayerNorm(dim=dim),
+    "rms": lambda dim: RMSNorm(dim=dim),
+}
 
 
 class MultiHeadAttention(nn.Module):
@@ -14,13 +28,15 @@ class MultiHeadAttention(nn.Module):
     Args:
         dim: width of the residual stream.
         num_heads: query heads; divides `dim`.
-        num_kv_heads: heads of keys and values, each shared by a group of queries (Ainslie et al. 2023); divides
-            `num_heads`.
+        num_kv_heads: heads of keys and values, each shared by a group of queries (Shazeer 2019; Ainslie et al. 2023);
+            divides `num_heads`. None for as many.
+        qk_norm: normalisation of each query and key head (Henry et al. 2020; Dehghani et al. 2023, section 2).
+        bias: whether the four projections have one.
         mechanism: what happens on the heads.
         position: rotates queries and keys and biases the logits, if it is of such a kind.
 
     Raises:
-        UserError: the numbers don't divide.
+        UserError: the numbers don't divide, or keys that are the queries are to be fewer.
     """
 
     def __init__(
@@ -31,17 +47,20 @@ class MultiHeadAttention(nn.Module):
         mechanism: Attention,
         position: Position,
         num_kv_heads: int | None = None,
+        qk_norm: QkNorm = "none",
+        bias: bool = True,
     ) -> None:
         super().__init__()
-        num_kv_heads = num_kv_heads or num_heads
         self.head_dim = divide_heads(dim, num_heads)
-        if num_heads % num_kv_heads:
-            raise UserError(f"num_heads={num_heads} is not a multiple of num_kv_heads={num_kv_heads}.")
+        num_kv_heads = _kv_heads(num_heads, num_kv_heads, mechanism)
         self.num_heads = num_heads
-        self.query = nn.Linear(dim, num_heads * self.head_dim)
-        self.key = None if mechanism.capabilities.shared_query_key else nn.Linear(dim, num_kv_heads * self.head_dim)
-        self.value = nn.Linear(dim, num_kv_heads * self.head_dim)
-        self.output = nn.Linear(num_heads * self.head_dim, dim)
+        self.query = nn.Linear(dim, dim, bias)
+        self.query_norm = NORMS[qk_norm](self.head_dim)
+        shared = mechanism.capabilities.shared_query_key
+        self.key = None if shared else nn.Linear(dim, num_kv_heads * self.head_dim, bias)
+        self.key_norm = NORMS["none" if shared else qk_norm](self.head_dim)
+        self.value = nn.Linear(dim, num_kv_heads * self.head_dim, bias)
+        self.output = ResidualLinear(dim, dim, bias)
         self.mechanism = mechanism
         # In a tuple, so that it is not registered here too: the backbone owns it, and a checkpoint holds it once.
         self._position = (position,)
@@ -59,19 +78,27 @@ class MultiHeadAttention(nn.Module):
         With a `cache`, `x` holds only the new tokens, and `mask` and its layout speak of all tokens so far.
         """
         source, mask = (x, mask) if memory is None else (memory.hidden, memory.mask)
-        q = self._heads(self.query(x))
-        k = q if self.key is None else self._heads(self.key(source))
+        q = self.query_norm(self._heads(self.query(x)))
+        k = q if self.key is None else self.key_norm(self._heads(self.key(source)))
         v = self._heads(self.value(source))
         bias = None
         if memory is None and mask.layout is not None:
             (position,), new = self._position, mask.layout.last(x.shape[1])
             q, k = position.rotate(q, new), position.rotate(k, new)
             bias = position.bias(new, mask.layout)
+        out = self._attend(q, k, v, mask, bias, cache)
+        return self.output(rearrange(out, "batch heads queries head_dim -> batch queries (heads head_dim)"))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, bias: Tensor | None, cache: Cache | None) -> Tensor:
+        if cache is not None and self.mechanism.capabilities.decoding == "state":
+            assert mask.is_plain and bias is None, "a mechanism that steps sees no mask and no bias"
+            out, cache.state = self.mechanism.step(q, self._repeat(k), self._repeat(v), cache.state)
+            return out
         if cache is not None:
+            assert self.mechanism.capabilities.decoding == "cache", "a mechanism that can't go on token by token"
             k, v = cache.extend(k, v)
         k, v = self._repeat(k), self._repeat(v)
-        out = self.mechanism(q, k, v, mask) if bias is None else self.mechanism(q, k, v, mask, bias)
-        return self.output(rearrange(out, "batch heads queries head_dim -> batch queries (heads head_dim)"))
+        return self.mechanism(q, k, v, mask) if bias is None else self.mechanism(q, k, v, mask, bias)
 
     def _heads(self, x: Tensor) -> Tensor:
         return rearrange(x, "batch length (heads head_dim) -> batch heads length head_dim", head_dim=self.head_dim)
@@ -97,3 +124,20 @@ def divide_heads(dim: int, num_heads: int) -> int:
             f"  Heads that divide it: {', '.join(map(str, possible))}"
         )
     return dim // num_heads
+
+
+def _kv_heads(num_heads: int, num_kv_heads: int | None, mechanism: Attention) -> int:
+    if num_kv_heads is None or num_kv_heads == num_heads:
+        return num_heads
+    if num_kv_heads < 1 or num_heads % num_kv_heads:
+        possible = [number for number in range(1, num_heads + 1) if num_heads % number == 0]
+        raise UserError(
+            f"backbone.num_heads={num_heads} is not a multiple of num_kv_heads={num_kv_heads}.\n"
+            f"  backbone.num_kv_heads can be: {', '.join(map(str, possible))}"
+        )
+    if mechanism.capabilities.shared_query_key:
+        raise UserError(
+            f"backbone.num_kv_heads={num_kv_heads}: {type(mechanism).__name__} takes queries for keys, so there "
+            f"must be as many of both.\n  Set backbone.num_kv_heads=null."
+        )
+    return num_kv_heads

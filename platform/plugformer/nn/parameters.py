@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from plugformer.interfaces import ParameterGroups
+from plugformer.interfaces import Backbone, ParameterGroups
 
 
 def group_parameters(model: nn.Module) -> ParameterGroups:
@@ -11,7 +11,12 @@ def group_parameters(model: nn.Module) -> ParameterGroups:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decayed = [parameter for parameter in trained if parameter.dim() >= 2 and id(parameter) not in embeddings]
     chosen = {id(parameter) for parameter in decayed}
-    return ParameterGroups(decayed, [parameter for parameter in trained if id(parameter) not in chosen])
+    inside = {id(p) for module in model.modules() if isinstance(module, Backbone) for p in module.parameters()}
+    return ParameterGroups(
+        decayed=decayed,
+        undecayed=[parameter for parameter in trained if id(parameter) not in chosen],
+        hidden=[parameter for parameter in decayed if parameter.dim() == 2 and id(parameter) in inside],
+    )
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from plugformer.interfaces import Block, Grid, Layout, Tokens
+from plugformer.interfaces import Block, DecodingState, Grid, Layout, Tokens
 from plugformer.nn.blocks import PostNorm, PreNorm
 from plugformer.nn.cache import KeyValueCache
 from plugformer.nn.feed_forward import Mlp
@@ -89,10 +89,10 @@ class BackboneSuite(ModuleSuite):
     def test_steps_are_the_whole(self) -> None:
         backbone, x = self.make(), self.inputs(2)["x"]
         applies_if(backbone.direction == "causal", f"is {backbone.direction}")
-        caches = [KeyValueCache() for _ in _blocks(backbone)]
+        state = DecodingState([KeyValueCache() for _ in _blocks(backbone)])
         tokens = self.tokens(x)
         places = torch.arange(len(self.grid)).expand(2, -1).split(1, dim=1)
-        steps = [backbone(tokens.select(place), caches=caches) for place in places]
+        steps = [backbone(tokens.select(place), state=state) for place in places]
         assert_close(torch.cat(steps, dim=1), backbone(tokens))
 
     def test_normalises_once(self) -> None:

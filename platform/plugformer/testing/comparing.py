@@ -61,10 +61,14 @@ def poisoned() -> Iterator[None]:
 
 
 @contextmanager
-def draws_nothing(*, but_torch: bool = False) -> Iterator[None]:
-    """Assert that the generators of torch, numpy and Python stay as they are."""
-    before = torch.get_rng_state(), pickle.dumps(np.random.get_state()), random.getstate()
+def draws_nothing(*, but: str = "") -> Iterator[None]:
+    """Assert that the generators of torch, numpy and Python stay as they are, all but one."""
+    before = _generators()
     yield
-    assert but_torch or torch.equal(torch.get_rng_state(), before[0]), "draws from torch's generator"
-    assert pickle.dumps(np.random.get_state()) == before[1], "draws from numpy's generator"
-    assert random.getstate() == before[2], "draws from Python's generator"
+    for name, state in _generators().items():
+        assert name == but or state == before[name], f"draws from {name}'s generator"
+
+
+def _generators() -> dict[str, Any]:
+    numpy, python = pickle.dumps(np.random.get_state()), random.getstate()
+    return {"torch": torch.get_rng_state().tolist(), "numpy": numpy, "Python": python}

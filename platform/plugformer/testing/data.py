@@ -70,6 +70,17 @@ class DataSuite(Suite):
                 if group is not None:
                     assert groups.setdefault(group, split) == split, f"{group} is in {groups[group]} and in {split}"
 
+    def test_texts_are_texts_and_stand_in_one_split(self) -> None:
+        """Where a text is all that a model sees; else many a sample may be spoken or shown of it."""
+        source = self.build()
+        applies_if("text" in source.spec.keys and not {"image", "audio"} & source.spec.keys, "isn't of texts alone")
+        texts: dict[str, Split] = {}
+        for split in SPLITS:
+            for sample in self.read(source, split):
+                assert sample["text"].strip(), f"{sample['id']} has no text"
+                known = texts.setdefault(sample["text"], split)
+                assert known == split, f"the text of {sample['id']} is in {known} and in {split}"
+
     def test_is_the_same_for_every_run(self) -> None:
         first, second = self.build(), self.build()
         assert first.spec == second.spec
@@ -85,11 +96,10 @@ class DataSuite(Suite):
             samples = source.samples(split)
             if not isinstance(samples, Sequence):
                 continue
-            count = 0
-            for sample in self.read(source, split):
-                assert_same(dict(samples[count]), dict(sample))
-                count += 1
-            assert count == min(len(samples), self.limit), f"{split} has not as many samples as it says"
+            read = sum(1 for _ in self.read(source, split))
+            assert read == min(len(samples), self.limit), f"{split} says that it has {len(samples)} samples"
+            for number, sample in enumerate(self.read(source, split)):
+                assert_same(dict(samples[number]), dict(sample))
             try:
                 samples[len(samples)]
             except IndexError:
@@ -106,9 +116,15 @@ class DataSuite(Suite):
 
     def test_draws_nothing_from_the_runs_generators(self) -> None:
         source = self.build()
-        with draws_nothing():
+        with draws_nothing(but="Python"):  # from which beartype draws, where it checks annotations
             for _ in self.everything(source):
                 pass
+
+    def test_can_be_read_again(self) -> None:
+        """A stream begins anew for every epoch."""
+        samples = self.build().samples("train")
+        for one, other in zip(islice(samples, 5), islice(samples, 5), strict=True):
+            assert_same(dict(one), dict(other))
 
     def test_goes_to_a_loaders_worker(self) -> None:
         samples = self.build().samples("train")

@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 
 from plugformer.interfaces import (
     Backbone,
-    Cache,
     DataSpec,
+    DecodingState,
     Embedding,
     Features,
     Grid,
@@ -25,8 +26,11 @@ from plugformer.interfaces import (
 )
 from plugformer.model import Trunk
 from plugformer.testing.common import Inputs, ModuleSuite, rows
-from plugformer.testing.comparing import applies_if, assert_close, assert_same, noise
+from plugformer.testing.comparing import assert_close, assert_same, noise
 from plugformer.testing.samples import SPEC, make_samples
+
+LINE = Grid(("position",), (7,))
+SPECIALS = {"pad": 0, "mask": 1, "bos": 2, "eos": 3, "unk": 4}
 
 
 class TaskSuite(ModuleSuite):
@@ -34,14 +38,22 @@ class TaskSuite(ModuleSuite):
 
     Attributes:
         data: what is known of the samples.
-        tokens: what is known of the tokens; continuous ones here.
+        continuous, discrete: what is known of the tokens, of either kind.
+        tokens: those of them that are used.
         dim: of the hidden states.
     """
 
     kind = "task"
     data: ClassVar[DataSpec] = SPEC
-    tokens: ClassVar[TokenSpec] = TokenSpec(Grid(("position",), (7,)), token_dim=5, pads=True)
+    continuous: ClassVar[TokenSpec] = TokenSpec(LINE, token_dim=5, pads=True)
+    discrete: ClassVar[TokenSpec] = TokenSpec(LINE, vocab_size=13, specials=SPECIALS, pads=True, words=True)
     dim: ClassVar[int] = 8
+
+    @cached_property
+    def tokens(self) -> TokenSpec:
+        """Continuous tokens, if the task can work with them."""
+        task = self.build(dim=self.dim, tokens=self.continuous, data=self.data)
+        return self.continuous if "continuous" in task.needs.token_kinds else self.discrete
 
     def samples(self) -> list[Sample]:
         return make_samples(6)
@@ -53,13 +65,21 @@ class TaskSuite(ModuleSuite):
         """Collated features, as the tokenizer of such tokens would make them."""
         length = len(self.tokens.grid)
         valid = torch.arange(length) < torch.tensor([length, 4, 6, 5, 3, 7])[:batch, None]
-        return {"values": noise(batch, length, self.tokens.token_dim or 1), "valid": valid}
+        if self.tokens.vocab_size is None:
+            return {"values": noise(batch, length, self.tokens.token_dim or 1), "valid": valid}
+        first = len(SPECIALS)
+        drawn = noise(batch, length).mul(100).long()
+        ids = first + drawn % (self.tokens.vocab_size - first)
+        ids[:, 0] = SPECIALS["bos"]
+        words = (torch.arange(length) // 2).expand(batch, -1).masked_fill(ids < first, -1)
+        size = (1 + drawn % 3).masked_fill(ids < first, 0)
+        return {"ids": ids.where(valid, SPECIALS["pad"]), "words": words, "bytes": size, "valid": valid}
 
     def trunk(self, task: Any) -> Trunk:
         direction = "bidirectional" if "bidirectional" in task.needs.directions else min(task.needs.directions)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            embedding = ValuesEmbedding(grid=self.tokens.grid, width=self.tokens.token_dim or 1, dim=self.dim)
+            embedding = made_up_embedding(self.tokens, dim=self.dim)
             return Trunk(embedding=embedding, backbone=MeanOfVisible(dim=self.dim, causal=direction != "bidirectional"))
 
     def inputs(self, batch: int) -> Inputs:
@@ -107,6 +127,14 @@ class TaskSuite(ModuleSuite):
         assert kinds[0] == kinds[1]
         assert targets.collate([example]).keys() == self.batch([0])["targets"].keys()
 
+    def test_gradients_are_finite_and_reach_every_weight(self) -> None:
+        """From the loss: what is predicted is for metrics, and may carry none."""
+        task = self.make()
+        self.output(task, self.inputs(2)).loss.backward()
+        for name, parameter in task.named_parameters():
+            assert parameter.grad is not None, f"no gradient reaches {name}"
+            assert parameter.grad.isfinite().all(), f"the gradient of {name} is not finite"
+
     def test_loss_teaches_the_whole_model(self) -> None:
         task = self.make().train()
         trunk = self.trunk(task)
@@ -143,12 +171,14 @@ class TaskSuite(ModuleSuite):
         assert_close(mean, expected.loss, what="samples without padding")
 
     def test_predicts_without_targets(self) -> None:
+        """There is no loss then, unless the inputs are targets too."""
         task, batch = self.make(), self.inputs(6)
-        applies_if(bool(task.needs.keys), "takes its targets from the inputs")
         output = self.output(task, batch | {"targets": {}})
-        assert output.loss is None
-        assert output.targets is None
-        assert len(task.describe(output)) == 6
+        assert (output.loss is None) == (output.targets is None)
+        assert output.loss is None or not task.needs.keys
+        found = task.describe(output)
+        assert len(found) == 6
+        assert json.loads(json.dumps(found, allow_nan=False)) == found
 
     # ------------------------------------------------------------------------------------------ metrics and words
 
@@ -191,6 +221,31 @@ class TaskSuite(ModuleSuite):
         assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
+def made_up_embedding(tokens: TokenSpec, *, dim: int) -> Embedding:
+    """Of tokens that are given as `ids` or as `values`, with `valid` and, if they are packed, `segments`."""
+    if tokens.vocab_size is not None:
+        return IdsEmbedding(grid=tokens.grid, vocab_size=tokens.vocab_size, dim=dim)
+    return ValuesEmbedding(grid=tokens.grid, width=tokens.token_dim or 1, dim=dim)
+
+
+class IdsEmbedding(Embedding):
+    """A vector for each token, on a line."""
+
+    def __init__(self, *, grid: Grid, vocab_size: int, dim: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.vectors = nn.Embedding(vocab_size, dim)
+
+    @property
+    def table(self) -> nn.Parameter:  # type: ignore[override]
+        return next(self.vectors.parameters())
+
+    def forward(self, features: Features) -> Tokens:
+        embeddings, everywhere = self.vectors(features["ids"]), Layout.of(self.grid)
+        layout = everywhere.select(torch.arange(embeddings.shape[1])[None])
+        return Tokens(embeddings, layout, valid=features.get("valid"), segments=features.get("segments"))
+
+
 class ValuesEmbedding(Embedding):
     """Values projected, on a line."""
 
@@ -214,7 +269,7 @@ class MeanOfVisible(Backbone):
         self.causal = causal
         self.mix = nn.Linear(dim, dim)
 
-    def forward(self, tokens: Tokens, *, memory: Memory | None = None, caches: Sequence[Cache] | None = None) -> Tensor:
+    def forward(self, tokens: Tokens, *, memory: Memory | None = None, state: DecodingState | None = None) -> Tensor:
         x = tokens.embeddings
         visible = tokens.mask(causal=self.causal).dense(x.shape[1], x.shape[1], x.device)
         weights = torch.ones(x.shape[0], x.shape[1], x.shape[1]) if visible is None else visible[:, 0].to(x.dtype)

@@ -10,8 +10,18 @@ from torch import Tensor, nn
 from plugformer.errors import UserError
 from plugformer.interfaces import DataSpec, Features, Sample, Tokens
 from plugformer.testing.common import Inputs, ModuleSuite
-from plugformer.testing.comparing import assert_close, assert_same, draws_nothing
+from plugformer.testing.comparing import applies_if, assert_close, assert_same, draws_nothing
 from plugformer.testing.samples import SPEC, make_samples
+
+WILD = [
+    "",
+    " ",
+    "  two  spaces \n\n\tand more ",
+    "한국어 🎉 Ünïcödé e\u0301 中文",
+    "nothing\0here",
+    "👩‍👩‍👧 ﬁne ½",
+    "[MASK] [PAD]<pad><mask>[CLS] <s></s> <unk> [UNK] <|endoftext|> <bos><eos>",
+]
 
 
 class TokenizerSuite(ModuleSuite):
@@ -68,9 +78,7 @@ class TokenizerSuite(ModuleSuite):
     def test_assumes_the_shapes_that_it_will_have(self) -> None:
         assumed, fitted = self.build(), self.fitted()
         assumed.assume(self.data)
-        assert assumed.spec.token_kind == fitted.spec.token_kind
-        assert (assumed.spec.grid, assumed.spec.token_dim) == (fitted.spec.grid, fitted.spec.token_dim)
-        assert (assumed.spec.pads, assumed.spec.packs) == (fitted.spec.pads, fitted.spec.packs)
+        assert assumed.spec == fitted.spec
         with torch.device("meta"):
             embedding = assumed.embedding(dim=self.dim)
         for (name, parameter), other in zip(embedding.named_parameters(), self.new().parameters(), strict=True):
@@ -107,7 +115,7 @@ class TokenizerSuite(ModuleSuite):
     def test_varies_by_torchs_generator_alone(self) -> None:
         tokenizer, sample = self.fitted(), self.samples()[0]
         torch.manual_seed(1)
-        with draws_nothing(but_torch=True):
+        with draws_nothing(but="torch"):
             first = tokenizer.encode(sample, augment=True)
         torch.manual_seed(1)
         assert_same(tokenizer.encode(sample, augment=True), first)
@@ -155,6 +163,77 @@ class TokenizerSuite(ModuleSuite):
             alone = embedding(tokenizer.collate([features]))
             assert torch.equal(self._places(alone, 0), self._places(together, number))
             assert_close(_real(alone, 0), _real(together, number))
+
+    def test_sequences_are_no_longer_than_it_says(self) -> None:
+        """Packed or not; packing loses nothing, and is the same each time."""
+        tokenizer = self.fitted()
+        sequences, again = tokenizer.sequences(self.samples()), tokenizer.sequences(self.samples())
+        if not tokenizer.spec.packs:
+            assert len(sequences) == len(self.samples())
+        for sequence, same in zip(sequences, again, strict=True):
+            features = tokenizer.encode(sequence)
+            assert_same(tokenizer.encode(same), features)
+            assert "segments" not in features or tokenizer.spec.segments
+        tokens = self.make()(tokenizer.collate([tokenizer.encode(sequence) for sequence in sequences]))
+        assert tokens.embeddings.shape[1] <= len(tokenizer.spec.grid)
+        assert tokens.segments is None or tokenizer.spec.segments
+
+    # ------------------------------------------------------------------------------------------ discrete tokens
+
+    def discrete(self) -> Any:
+        tokenizer = self.fitted()
+        applies_if(tokenizer.spec.token_kind == "discrete", "its tokens are continuous")
+        return tokenizer
+
+    def texts(self) -> list[str]:
+        """Those of the samples, and others that it was not fitted on."""
+        applies_if(self.build().modality == "text", "its samples are no text")
+        return [*(sample["text"] for sample in self.samples()), *WILD]
+
+    def test_tokens_are_of_the_vocabulary(self) -> None:
+        tokenizer = self.discrete()
+        spec = tokenizer.spec
+        assert set(spec.specials.values()) <= set(range(spec.vocab_size))
+        for features in [*self.encoded(), tokenizer.example()]:
+            ids = features["ids"]
+            assert (ids.dtype, ids.ndim) == (torch.int64, 1)
+            assert ids.min() >= 0
+            assert ids.max() < spec.vocab_size
+            for key in {"words", "bytes"} & features.keys():
+                assert (features[key].dtype, features[key].shape) == (torch.int64, ids.shape)
+            assert "words" in features or not spec.words
+
+    def test_table_has_a_row_for_each_token(self) -> None:
+        tokenizer, embedding = self.discrete(), self.make()
+        if embedding.table is not None:
+            assert embedding.table.shape == (tokenizer.spec.vocab_size, self.dim)
+            assert [id(parameter) for parameter in embedding.parameters()].count(id(embedding.table)) == 1
+
+    def test_bytes_add_up_to_the_text(self) -> None:
+        """So that bits per byte can be compared between tokenizers."""
+        tokenizer = self.discrete()
+        for text in self.texts():
+            features = tokenizer.encode({"text": text})
+            applies_if("bytes" in features, "doesn't tell bytes")
+            assert features["bytes"].min() >= 0
+            if not set(features["ids"].tolist()) <= set(tokenizer.spec.specials.values()):
+                assert features["bytes"].sum() == len(text.encode()), f"of {text!r}"
+
+    def test_decodes_what_it_encoded(self) -> None:
+        tokenizer = self.discrete()
+        applies_if(getattr(tokenizer, "lossless", False), "doesn't claim to be lossless")
+        for text in self.texts():
+            assert tokenizer.decode(tokenizer.encode({"text": text})["ids"]) == text
+
+    def test_no_text_becomes_a_special_token(self) -> None:
+        """Whatever it is called; but a text may be unknown."""
+        tokenizer, texts = self.discrete(), self.texts()
+        specials = {role: number for role, number in tokenizer.spec.specials.items() if role != "unk"}
+        names = [tokenizer.decode(torch.tensor([number])) for number in specials.values()]
+        around = [number for number in tokenizer.encode(self.samples()[0])["ids"] if number in specials.values()]
+        for text in [*texts, *names, f"a {''.join(names)} b", " ".join(names)]:
+            ids = tokenizer.encode({"text": text})["ids"]
+            assert [number for number in ids if number in specials.values()] == around, f"in {text!r}"
 
     def _places(self, tokens: Tokens, sample: int) -> Tensor:
         """Coordinates of one sample's real tokens that lie on the grid."""

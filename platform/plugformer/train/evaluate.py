@@ -42,6 +42,7 @@ def evaluate(path: str | Path, config: Config, *, split: Split, checkpoint: str)
         targets=model.task.targets,
         batch_size=loading.eval_batch_size,
         num_workers=loading.num_workers,
+        bucket=loading.bucket,
     )
     quieten()
     trainer = pl.Trainer(

@@ -59,7 +59,13 @@ def train(config: Config) -> tuple[dict[str, float], Monitor]:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a tenth of a small step
     model = build_model(config, tokenizer=tokenizer, data=source.spec)
     module = make_module(config, model)
-    loader = partial(make_loader, tokenizer=tokenizer, targets=model.task.targets, num_workers=loading.num_workers)
+    loader = partial(
+        make_loader,
+        tokenizer=tokenizer,
+        targets=model.task.targets,
+        num_workers=loading.num_workers,
+        bucket=loading.bucket,
+    )
     training = loader(
         samples["train"],
         batch_size=batch_size,

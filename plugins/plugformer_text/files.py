@@ -1,0 +1,68 @@
+"""Finding and reading files, and telling which of them can't be used."""
+
+from collections.abc import Sequence
+from glob import glob
+from pathlib import Path
+
+from plugformer.errors import UserError
+
+NUM_NAMED = 20
+
+
+def match_files(option: str, patterns: list[str]) -> list[Path]:
+    """The files that match any of the patterns, each once, by their names.
+
+    Raises:
+        UserError: names the patterns that match nothing.
+    """
+    found: set[Path] = set()
+    problems = []
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
+        matched = [path] if path.is_file() else [Path(name) for name in glob(str(path), recursive=True)]
+        files = [file.resolve() for file in matched if file.is_file()]
+        found.update(files)
+        if not files:
+            problems.append(
+                f"{pattern}: is a folder; did you mean {path / '**' / '*.txt'}?" if path.is_dir() else pattern
+            )
+    refuse(f"data.{option}: no file matches", problems, f"Looked from {Path.cwd()}; `**` stands for any folders.")
+    return sorted(found)
+
+
+def read_text(path: Path) -> str:
+    """A file of UTF-8, with line ends as `\\n` and without a byte order mark.
+
+    Raises:
+        UserError: it can't be read, isn't UTF-8, or holds nothing but white space.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror}).") from None
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: not UTF-8; byte {error.start} is 0x{data[error.start]:02x} ({error.reason})."
+        ) from None
+    if not text.strip("\ufeff \t\r\n\f\v"):
+        raise UserError(f"{path}: is empty.")
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def refuse(what: str, problems: Sequence[str], advice: str) -> None:
+    """
+    Args:
+        what: the sentence's subject, as in "data=csv: bad rows".
+        problems: one line each; nothing happens without any.
+        advice: what to do next.
+
+    Raises:
+        UserError: names the problems.
+    """
+    if not problems:
+        return
+    more = [f"and {len(problems) - NUM_NAMED} more"] if len(problems) > NUM_NAMED else []
+    named = "\n".join(f"  {problem}" for problem in [*problems[:NUM_NAMED], *more])
+    raise UserError(f"{what} ({len(problems)}).\n{named}\n  {advice}")

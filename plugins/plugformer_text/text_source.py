@@ -1,0 +1,44 @@
+"""What sources of text share."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TypeVar
+
+from plugformer.data.fingerprint import fingerprint
+from plugformer.data.splits import SPLITS
+from plugformer.interfaces import DataSource, DataSpec, Sample, Split
+
+Item = TypeVar("Item")
+
+
+class TextSource(DataSource):
+    """Samples that are held in memory."""
+
+    @property
+    def spec(self) -> DataSpec:
+        return DataSpec(frozenset({"id", "text", "group"}))
+
+    @cached_property
+    @abstractmethod
+    def _splits(self) -> Mapping[Split, Sequence[Sample]]: ...
+
+    def samples(self, split: Split) -> Sequence[Sample]:
+        return self._splits[split]
+
+    def verify(self) -> None:
+        for split in SPLITS:
+            self.samples(split)
+
+    def fingerprint(self) -> str:
+        return fingerprint(
+            part
+            for split in SPLITS
+            for sample in self.samples(split)
+            for part in (split, sample["id"], str(sample.get("label", "")), sample["text"])
+        )
+
+
+def place(items: Sequence[Item], splits: Mapping[Split, Iterable[int]]) -> dict[Split, list[Item]]:
+    """The items that the indices of each split stand for."""
+    return {split: [items[index] for index in indices] for split, indices in splits.items()}
