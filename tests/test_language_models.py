@@ -137,7 +137,7 @@ def test_whole_words_are_chosen_as_a_whole():
     ids = draw_ids(18)["ids"][0].masked_fill(word < 0, SPECIALS["eos"])
     ids[7] = ids[8] = ORDINARY[0]  # belong to no word: each is one by itself
     spans = [{1, 2}, {3, 4, 5}, {6}, {7}, {8}, {9, 10, 11, 12}, {13, 14}, {15, 16}]
-    seen = set()
+    seen, alone = set(), set()
     for seed in range(100):
         made = drawn(targets, {"ids": ids, "words": word, "segments": segments}, seed)
         places = set(made["place"][made["counts"] == 1].tolist())
@@ -145,7 +145,9 @@ def test_whole_words_are_chosen_as_a_whole():
         assert set().union(*inside) == places
         assert 1 <= len(places) <= round(0.3 * 16)
         seen |= places
+        alone.add(len(places & {7, 8}))
     assert seen == set().union(*spans)
+    assert 1 in alone
 
 
 def test_a_word_longer_than_all_that_is_chosen_is_chosen_if_there_is_no_other():

@@ -131,7 +131,7 @@ def test_words_stay_apart(packing):
 
 def test_documents_without_tokens_vanish_and_nothing_is_refused():
     assert len(sequences("fill", [{"text": ""}, {"text": "ab"}], bos=False, eos=False)) == 1
-    with pytest.raises(UserError, match="tokenizer.packing=fill: there is no text to pack"):
+    with pytest.raises(UserError, match=r"tokenizer.packing=fill: there is no text to pack"):
         sequences("fill", [{"text": ""}], bos=False, eos=False)
 
 
@@ -203,7 +203,8 @@ def test_batches_are_of_like_length_and_not_in_order_of_it():
 
     plain = batches(list(Shuffled(len(SIZES), seed=0)))
     made = batches(bucketed(0, pool=100))
-    assert padding(made) < 1.1 < 1.4 < padding(plain)
+    assert padding(made) < 1.1
+    assert padding(plain) > 1.4
     assert [len(batch) for batch in made] == [5] * 20 + [3]
     longest = [max(SIZES[i] for i in batch) for batch in made[:-1]]
     assert longest not in (sorted(longest), sorted(longest, reverse=True))
@@ -216,8 +217,7 @@ def test_loaders_bucket_by_the_tokenizers_hint():
     options = {"tokenizer": TextBytes(), "targets": None, "batch_size": 3}
     plain, sorted_ = (make_loader(DOCUMENTS, bucket=bucket, **options) for bucket in (0, 100))
     assert torch.cat([batch["index"] for batch in plain]).tolist() == list(range(len(TEXTS)))
-    indices = [batch["index"].tolist() for batch in sorted_]
-    assert sorted(sum(indices, [])) == list(range(len(TEXTS)))
+    assert torch.cat([batch["index"] for batch in sorted_]).sort().values.tolist() == list(range(len(TEXTS)))
     sizes = [batch["inputs"]["ids"].numel() for batch in sorted_]
     assert sum(sizes) < sum(batch["inputs"]["ids"].numel() for batch in plain)
     for batch in sorted_:
@@ -237,7 +237,7 @@ def test_the_trainer_tells_the_sampler_its_epoch():
 
 
 def test_a_negative_bucket_is_refused():
-    with pytest.raises(UserError, match="loader.bucket=-1: must be at least 0"):
+    with pytest.raises(UserError, match=r"loader.bucket=-1: must be at least 0"):
         LoaderSettings(bucket=-1)
 
 

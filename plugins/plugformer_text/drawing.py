@@ -36,14 +36,12 @@ class Drawing:
             groups: of each row; none is divided.
             labels: of each row, if each split is to have the same share of them.
         """
-        shares = {
-            "val_fraction": self.val_fraction if "val" in missing else 0.0,
-            "test_fraction": self.test_fraction if "test" in missing else 0.0,
-        }
+        val = self.val_fraction if "val" in missing else 0.0
+        test = self.test_fraction if "test" in missing else 0.0
         if labels is None:
-            return split_by_group(groups, **shares, seed=self.seed)
+            return split_by_group(groups, val_fraction=val, test_fraction=test, seed=self.seed)
         label_of = dict(zip(reversed(groups), reversed(labels), strict=True))  # of the first row of each
-        drawn = split_by_label(list(label_of.values()), **shares, seed=self.seed)
+        drawn = split_by_label(list(label_of.values()), val_fraction=val, test_fraction=test, seed=self.seed)
         names = list(label_of)
         split_of = {names[index]: split for split, indices in drawn.items() for index in indices}
         splits: dict[Split, list[int]] = {split: [] for split in SPLITS}
@@ -61,7 +59,7 @@ def as_split(value: object) -> Split:
     split = _ALIASES.get(word, word)
     if split not in SPLITS:
         raise unknown(f"{value!r} is no split", word, {*SPLITS, *_ALIASES})
-    return split  # type: ignore[return-value]
+    return split
 
 
 def alike(text: str) -> str:

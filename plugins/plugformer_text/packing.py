@@ -103,7 +103,9 @@ def _fill(ends: np.ndarray, length: int) -> Plan:
 
 def _fit(ends: np.ndarray, length: int) -> Plan:
     starts = np.concatenate([[0], ends[:-1]])
-    pieces = np.concatenate([_blocks(start, end, length) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)])
+    pieces = np.concatenate(
+        [_blocks(start, end, length) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+    )
     sizes = pieces[:, 1] - pieces[:, 0]
     sequences: list[list[int]] = []
     with_room: list[list[int]] = [[] for _ in range(length + 1)]  # sequences by how many tokens still fit

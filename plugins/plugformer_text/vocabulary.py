@@ -1,7 +1,6 @@
 """Text to numbers and back, by the `tokenizers` library, with special tokens that no text can become."""
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,9 +9,6 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, normalizers
 
 from plugformer.errors import UserError
-
-# Only the process that learns or packs uses threads; without a word here the library warns at every fork.
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 Normalisation = Literal["none", "nfc", "nfd", "nfkc", "nfkd"]
 
