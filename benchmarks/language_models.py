@@ -33,7 +33,8 @@ FAMILIES = {
 def our_step(family: str, sizes: argparse.Namespace) -> tuple[Step, int]:
     config = compose(
         [
-            *("data=python_docs", "tokenizer=text_bytes", f"tokenizer.max_length={sizes.length}"),
+            *("data=python_docs", "tokenizer=text_bpe", f"tokenizer.vocab_size={sizes.vocab_size}"),
+            f"tokenizer.max_length={sizes.length}",
             *(f"backbone.dim={sizes.dim}", f"backbone.num_layers={sizes.layers}", f"backbone.num_heads={sizes.heads}"),
             *FAMILIES[family],
         ]
