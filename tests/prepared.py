@@ -76,11 +76,17 @@ MODELS_OF_TEXT = {
 def run_with(kind: str, name: str, folder: Path) -> list[str]:
     """Overrides of a run that this plugin takes part in, in place of the default, and others where it needs them."""
     folder.mkdir(exist_ok=True)
-    chosen = [f"{kind}=[{name}]" if KINDS[kind].many else f"{kind}={name}", *options(kind, name, folder)]
+    chosen = [f"{kind}=[{name}]" if KINDS[kind].many else f"{kind}={name}"]
+    if kind == "tokenizer":
+        chosen += ["tokenizer.vocab_size=300"] if (kind, name) in PREPARED else []
+    else:
+        chosen += options(kind, name, folder)
+    if name == "image_folder":  # whose images are of several sizes
+        chosen.append("tokenizer.image_size=8")
     direction = direction_of_text(kind, name, folder)
     if direction is None:
         return chosen
-    texts = [] if kind == "data" else ["data=text_files", *options("data", "text_files", folder)]
+    texts = [] if kind == "data" else ["data=python_docs"]
     bytes_of_them = [] if kind == "tokenizer" else ["tokenizer=text_bytes"]
     return [*texts, *bytes_of_them, "tokenizer.max_length=16", *MODELS_OF_TEXT[direction], *chosen]
 
