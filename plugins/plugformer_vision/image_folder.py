@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from plugformer.data.fingerprint import fingerprint
-from plugformer.data.splits import split_by_label
+from plugformer.data.splits import SPLITS, split_by_label
 from plugformer.errors import UserError
 from plugformer.interfaces import DataSource, DataSpec, Sample, Split
 from plugformer_vision.images import SUFFIXES, image_shape, read_image
-
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 class _File(NamedTuple):

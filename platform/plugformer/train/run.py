@@ -11,6 +11,7 @@ from plugformer import __version__
 from plugformer.assemble import build_model, preview
 from plugformer.config import Config, provenance
 from plugformer.data.loaders import indexable, make_loader, small_batch
+from plugformer.data.splits import SPLITS
 from plugformer.environment import record_environment
 from plugformer.interfaces import DataSource, Monitor, Sample, Split, Tokenizer
 from plugformer.model import Model
@@ -21,8 +22,6 @@ from plugformer.settings import LoaderSettings, TrainerSettings
 from plugformer.train import report
 from plugformer.train.module import TrainingModule
 from plugformer.train.trainer import interruptible, make_trainer
-
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 @interruptible()
