@@ -33,6 +33,11 @@ contracts: $(VENV)/.plugformer-dev ## which part may import which
 bench: $(VENV)/.plugformer-dev ## the figures of docs/benchmarks.md; run nothing else meanwhile
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/training_loop.py
+	$(BIN)/python benchmarks/language_models.py
+	$(BIN)/python benchmarks/cross_entropy.py
+	$(BIN)/python benchmarks/text_baselines.py
+	$(BIN)/python benchmarks/ngram.py python_docs
+	$(BIN)/python benchmarks/ngram.py python_source
 
 constraints: $(VENV)/.plugformer-dev ## write the installed versions down as the tested ones
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v ' @ ' > constraints.txt
