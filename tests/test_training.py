@@ -189,11 +189,14 @@ def test_trains_in_mixed_precision(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("choice", ["experiment=digits", "experiment=bert_docs", "experiment=gpt_docs"])
 def test_a_compiled_model_learns_the_same(tmp_path, choice):
-    """In a process of its own, where annotations aren't checked: torch.compile can't look into the checks."""
+    """In a process of its own, where annotations aren't checked: torch.compile can't look into the checks.
+
+    Without dropout, whose draws are the compiler's own.
+    """
     loss = {}
     for compiled in ("false", "true"):
         path = tmp_path / compiled
-        settings = [*QUICK, *LESS.get(choice, []), f"trainer.compile={compiled}"]
+        settings = [*QUICK, *LESS.get(choice, []), "backbone.dropout=0", f"trainer.compile={compiled}"]
         done = plugformer("train", choice, *settings, f"run_dir={path}")
         assert done.returncode == 0, done.stderr
         loss[compiled] = json.loads((path / "summary.json").read_text())["test/loss"]
