@@ -129,3 +129,52 @@ def test_fingerprint_of_a_folder_is_of_contents_names_and_splits(tmp_path):
     assert fingerprint() == first
     Image.fromarray(COLOUR // 2).save(tmp_path / "cat" / "0.png")
     assert fingerprint() != first
+
+
+def photographed(root):
+    """Four pictures of each of ten animals of both classes."""
+    for label in ("cat", "dog"):
+        (root / label).mkdir()
+        for number in range(40):
+            Image.fromarray(GREY).save(root / label / f"{label}{number // 4}_{number}.png")
+    return root
+
+
+def test_a_group_stands_in_one_split_alone(tmp_path):
+    source = ImageFolder(root=photographed(tmp_path), group="[^/]*(?=_)")
+    ids = {split: [sample["id"] for sample in source.samples(split)] for split in ("train", "val", "test")}
+    animals = {split: {each.split("_")[0] for each in names} for split, names in ids.items()}
+    assert sum(map(len, ids.values())) == 80
+    assert sum(map(len, animals.values())) == len(set.union(*animals.values())) == 20
+    by_class = ImageFolder(root=tmp_path)
+    drawn = [{sample["id"].split("_")[0] for sample in by_class.samples(split)} for split in ("train", "test")]
+    assert drawn[0] & drawn[1]
+
+
+@pytest.mark.parametrize(
+    ("group", "says"),
+    [
+        ("[", r"data\.group=\[: not a regular expression"),
+        ("bird", r"data\.group=bird: finds nothing in cat/cat0_0\.png, so the file has no group"),
+        ("^[^/]*", r"2 groups can't be split into train, val, test"),
+    ],
+)
+def test_groups_that_cannot_be_are_refused(tmp_path, group, says):
+    with pytest.raises(UserError, match=says):
+        ImageFolder(root=photographed(tmp_path), group=group).samples("train")
+
+
+def test_a_class_must_be_trained_on(tmp_path):
+    for name in ("cat/a.png", "cat/b.png", "cat/c.png", "dog/d.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(GREY).save(path)
+    told = set()
+    for seed in range(8):
+        try:
+            trained = ImageFolder(root=tmp_path, group="[^/]*$", split_seed=seed).samples("train")
+        except UserError as error:
+            told.add(str(error).splitlines()[0])
+        else:
+            assert {sample["label"] for sample in trained} == {0, 1}
+    assert told == {"data.group=[^/]*$: all groups of dog are held out."}

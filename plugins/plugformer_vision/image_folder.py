@@ -1,5 +1,6 @@
 """Images in folders, one folder a class."""
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from plugformer.data.fingerprint import fingerprint
-from plugformer.data.splits import SPLITS, split_by_label
+from plugformer.data.splits import SPLITS, split_by_group, split_by_label
 from plugformer.errors import UserError
 from plugformer.interfaces import DataSource, DataSpec, Sample, Split
 from plugformer_vision.images import SUFFIXES, image_shape, read_image
@@ -29,11 +30,13 @@ class ImageFolder(DataSource):
         val_fraction: share of the samples that validation gets, unless it has a folder.
         test_fraction: share of the samples that the test gets, unless it has a folder.
         split_seed: decides which samples.
+        group: a regular expression; what it finds in a file's path below the root, such as '[^/]*(?=_)' in
+            cat/rex_3.png, names a group that is never divided by a split. By default splits are drawn class by class.
         bad_files: `fail` names every file that can't be read and ends the run before training; `skip` leaves such
             files out and warns, naming them.
 
     Raises:
-        UserError: no such folder, fewer than two classes, a class without files.
+        UserError: no such folder, fewer than two classes, a class without files, or a file without a group.
     """
 
     def __init__(
@@ -43,12 +46,14 @@ class ImageFolder(DataSource):
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
         split_seed: int = 0,
+        group: str | None = None,
         bad_files: Literal["fail", "skip"] = "fail",
     ) -> None:
         self.root = root.expanduser()
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
         self.split_seed = split_seed
+        self.group = _compile(group)
         self.bad_files = bad_files
         self._bad: dict[Path, str] = {}
 
@@ -111,14 +116,31 @@ class ImageFolder(DataSource):
             raise UserError(f"data.root={self.root}: the folder train holds no file that can be used.")
         pool = splits["train"] or good
         if missing:
-            drawn = split_by_label(
-                [file.label for file in pool],
-                val_fraction=self.val_fraction if "val" in missing else 0.0,
-                test_fraction=self.test_fraction if "test" in missing else 0.0,
-                seed=self.split_seed,
-            )
+            val = self.val_fraction if "val" in missing else 0.0
+            test = self.test_fraction if "test" in missing else 0.0
+            if self.group is None:
+                labels = [file.label for file in pool]
+                drawn = split_by_label(labels, val_fraction=val, test_fraction=test, seed=self.split_seed)
+            else:
+                groups = [self._group(self.group, file.path) for file in pool]
+                drawn = split_by_group(groups, val_fraction=val, test_fraction=test, seed=self.split_seed)
+                self._check_classes([pool[index].label for index in drawn["train"]])
             splits |= {split: [pool[index] for index in drawn[split]] for split in (SPLITS[0], *missing)}
         return splits
+
+    def _check_classes(self, trained: list[int]) -> None:
+        if lacking := [name for label, name in enumerate(self._classes) if label not in trained]:
+            raise UserError(
+                f"data.group={self.group and self.group.pattern}: all groups of {', '.join(lacking)} are held out.\n"
+                "  Set another data.split_seed, or smaller data.val_fraction and data.test_fraction."
+            )
+
+    def _group(self, pattern: re.Pattern[str], path: Path) -> str:
+        name = path.relative_to(self.root).as_posix()
+        found = pattern.search(name)
+        if found is None:
+            raise UserError(f"data.group={pattern.pattern}: finds nothing in {name}, so the file has no group.")
+        return found[0]
 
     def samples(self, split: Split) -> Sequence[Sample]:
         return _Lazily(self._splits[split], self.root)
@@ -146,6 +168,13 @@ class _Lazily(Sequence[Sample]):
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # a sample at a time, no slices
         path, label, _ = self.files[index]
         return {"id": path.relative_to(self.root).as_posix(), "image": read_image(path), "label": label}
+
+
+def _compile(pattern: str | None) -> re.Pattern[str] | None:
+    try:
+        return None if pattern is None else re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"data.group={pattern}: not a regular expression ({error}).") from None
 
 
 def _visible(folder: Path) -> list[Path]:
