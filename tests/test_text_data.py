@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from tests.helpers import ROOT
 
+from plugformer.data.loaders import indexable
 from plugformer.data.splits import SPLITS, split_by_group
 from plugformer.errors import UserError
 from plugformer.registry import build, find
@@ -581,6 +582,19 @@ def test_splits_of_a_dataset_are_drawn_by_group(datasets, tmp_path, streaming, g
     assert source("hf", **options, split_seed=1).fingerprint() != made.fingerprint()
     sent = pickle.loads(pickle.dumps(made.samples("test")))
     assert list(sent) == held["test"]
+
+
+def test_the_first_rows_of_a_stream_can_be_trained_on(datasets, tmp_path):
+    table(datasets, 400).save_to_disk(str(tmp_path / "saved"))
+    options = {"dataset": str(tmp_path / "saved"), "streaming": True}
+    stream, taken = source("hf", **options), source("hf", **options, take=20)
+    for split in SPLITS:
+        assert indexable(taken.samples(split), "hf") == list(islice(stream.samples(split), 20))
+    assert taken.fingerprint() != source("hf", **options, take=21).fingerprint()
+    with pytest.raises(UserError, match=r"data=hf: streams its samples; .*\n  `plugformer plugins data hf` lists"):
+        indexable(stream.samples("train"), "hf")
+    with pytest.raises(UserError, match=r"data\.take=5: .* goes with data\.streaming=true"):
+        source("hf", dataset=str(tmp_path / "saved"), take=5)
 
 
 def test_a_folder_of_data_files_is_a_dataset(datasets, tmp_path):

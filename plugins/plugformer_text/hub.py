@@ -53,6 +53,7 @@ class Hub(DataSource):
         test_fraction: share of train's rows that the test gets, unless it is given.
         split_seed: decides which rows.
         streaming: read rows as they come, without a copy of the data set; labels must then be of type ClassLabel.
+        take: of a stream, how many rows with a text are read into memory for each split; training needs it.
 
     Raises:
         UserError: it can't be loaded, no such split or column, or labels that are missing.
@@ -74,7 +75,10 @@ class Hub(DataSource):
         test_fraction: float = 0.1,
         split_seed: int = 0,
         streaming: bool = False,
+        take: int | None = None,
     ) -> None:
+        if take is not None and (take < 1 or not streaming):
+            raise UserError(f"data.take={take}: must be at least 1, and goes with data.streaming=true.")
         self.dataset = dataset
         self.config = config
         self.revision = revision
@@ -85,6 +89,7 @@ class Hub(DataSource):
         self.names: dict[Split, str | None] = {"train": train_split, "val": val_split, "test": test_split}
         self.drawing = Drawing(val_fraction=val_fraction, test_fraction=test_fraction, seed=split_seed)
         self.streaming = streaming
+        self.take = take
 
     @property
     def spec(self) -> DataSpec:
@@ -92,7 +97,7 @@ class Hub(DataSource):
 
     def __getstate__(self) -> dict[str, Any]:
         """For a loader's workers: without the record of all rows."""
-        return {name: value for name, value in vars(self).items() if name not in ("_rows", "_splits")}
+        return {name: value for name, value in vars(self).items() if name not in ("_rows", "_splits", "_taken")}
 
     # ------------------------------------------------------------------------------------------ loading
 
@@ -214,7 +219,13 @@ class Hub(DataSource):
         return -1 if value is None else self._labels.index(str(value))
 
     def samples(self, split: Split) -> Sequence[Sample] | Iterable[Sample]:
-        return _Stream(self, split) if self.streaming else self._splits[split]
+        if not self.streaming:
+            return self._splits[split]
+        return self._taken[split] if self.take else _Stream(self, split)
+
+    @cached_property
+    def _taken(self) -> dict[Split, list[Sample]]:
+        return {split: list(islice(_Stream(self, split), self.take)) for split in SPLITS}
 
     def sample(self, row: Mapping[str, Any], where: str) -> Sample:
         sample = Sample(id=where, text=row[self.columns["text"]])
@@ -231,7 +242,7 @@ class Hub(DataSource):
 
     def fingerprint(self) -> str:
         """Over all texts; of a stream, which may have no end, over where it comes from and how it is split."""
-        if not self.streaming:
+        if self.take or not self.streaming:
             return fingerprint(
                 part
                 for split in SPLITS

@@ -60,7 +60,10 @@ def indexable(samples: Sequence[Sample] | Iterable[Sample], data: str) -> Sequen
         UserError: they are streamed.
     """
     if not isinstance(samples, Sequence):
-        raise UserError(f"data={data}: streams its samples; training needs data whose samples have numbers.")
+        raise UserError(
+            f"data={data}: streams its samples; training needs data whose samples have numbers.\n"
+            f"  `plugformer plugins data {data}` lists the options that may bring a part of them into memory."
+        )
     return samples
 
 
