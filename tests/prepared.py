@@ -76,14 +76,14 @@ MODELS_OF_TEXT = {
 def run_with(kind: str, name: str, folder: Path) -> list[str]:
     """Overrides of a run that this plugin takes part in, in place of the default, and others where it needs them."""
     folder.mkdir(exist_ok=True)
+    made = PREPARED.get((kind, name), lambda folder: {})(folder)
+    if kind == "tokenizer" and made:  # more text can fill more
+        made = {"vocab_size": 300}
     chosen = [f"{kind}=[{name}]" if KINDS[kind].many else f"{kind}={name}"]
-    if kind == "tokenizer":
-        chosen += ["tokenizer.vocab_size=300"] if (kind, name) in PREPARED else []
-    else:
-        chosen += options(kind, name, folder)
+    chosen += [f"{kind}.{key}={json.dumps(value, default=str)}" for key, value in made.items()]
     if name == "image_folder":  # whose images are of several sizes
         chosen.append("tokenizer.image_size=8")
-    direction = direction_of_text(kind, name, folder)
+    direction = direction_of_text(kind, name, made)
     if direction is None:
         return chosen
     texts = [] if kind == "data" else ["data=python_docs"]
@@ -91,12 +91,7 @@ def run_with(kind: str, name: str, folder: Path) -> list[str]:
     return [*texts, *bytes_of_them, "tokenizer.max_length=16", *MODELS_OF_TEXT[direction], *chosen]
 
 
-def options(kind: str, name: str, folder: Path) -> list[str]:
-    made = PREPARED.get((kind, name), lambda folder: {})(folder)
-    return [f"{kind}.{key}={json.dumps(value, default=str)}" for key, value in made.items()]
-
-
-def direction_of_text(kind: str, name: str, folder: Path) -> str | None:
+def direction_of_text(kind: str, name: str, options: Mapping[str, Any]) -> str | None:
     """Which models of text this plugin is for; None if it does without text."""
     cls = find(kind, name).load()
     if kind == "backbone":
@@ -105,6 +100,5 @@ def direction_of_text(kind: str, name: str, folder: Path) -> str | None:
         return min(cls.needs.directions)
     of_text = kind == "tokenizer" and cls.modality == "text"
     if kind == "data":
-        options = PREPARED.get((kind, name), lambda folder: {})(folder)
         of_text = "text" in build("data", {"name": name, **options}).spec.keys
     return "bidirectional" if of_text else None

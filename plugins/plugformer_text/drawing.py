@@ -82,7 +82,8 @@ def check_trained(labels: Sequence[str], splits: Mapping[Split, Sequence[int]], 
     Raises:
         UserError: a class of which train has no row.
     """
-    untrained = [name for index, name in enumerate(labels) if index not in set(splits["train"])]
+    trained = set(splits["train"])
+    untrained = [name for index, name in enumerate(labels) if index not in trained]
     if untrained:
         raise UserError(
             f"{where}: train has no row labelled {', '.join(untrained)}, so it can't be learned.\n"

@@ -124,11 +124,11 @@ class ImageFolder(DataSource):
             else:
                 groups = [self._group(self.group, file.path) for file in pool]
                 drawn = split_by_group(groups, val_fraction=val, test_fraction=test, seed=self.split_seed)
-                self._check_classes([pool[index].label for index in drawn["train"]])
+                self._check_classes({pool[index].label for index in drawn["train"]})
             splits |= {split: [pool[index] for index in drawn[split]] for split in (SPLITS[0], *missing)}
         return splits
 
-    def _check_classes(self, trained: list[int]) -> None:
+    def _check_classes(self, trained: set[int]) -> None:
         if lacking := [name for label, name in enumerate(self._classes) if label not in trained]:
             raise UserError(
                 f"data.group={self.group and self.group.pattern}: all groups of {', '.join(lacking)} are held out.\n"

@@ -55,6 +55,10 @@ class _ResidualBlock(Block):
         self.feed_forward_norm = make_norm()
         self.dropout = nn.Dropout(dropout)
         self.drop_path = DropPath(drop_path * (layer + 1) / num_layers)
+        self.add_norms(make_norm)
+
+    def add_norms(self, make_norm: Callable[[], nn.Module]) -> None:
+        """Those besides one for each sublayer."""
 
     def drop(self, branch: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
         return self.drop_path(self.dropout(branch))
@@ -97,35 +101,11 @@ class PostNorm(_ResidualBlock):
 
 
 class Sandwich(_ResidualBlock):
-    """Norms at both ends of the residual branches (Ding et al. 2021, CogView, section 2.4; Gemma 2).
-
-    Args:
-        drop_path: probability with which each residual branch of the last block is dropped for a sample while training;
-            in earlier blocks less, in proportion to their depth (Huang et al. 2016, section 3).
-    """
+    """Norms at both ends of the residual branches (Ding et al. 2021, CogView, section 2.4; Gemma 2)."""
 
     normalised: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        *,
-        attention: MultiHeadAttention,
-        feed_forward: nn.Module,
-        make_norm: Callable[[], nn.Module],
-        dropout: float = 0.0,
-        layer: int = 0,
-        num_layers: int = 1,
-        drop_path: float = 0.0,
-    ) -> None:
-        super().__init__(
-            attention=attention,
-            feed_forward=feed_forward,
-            make_norm=make_norm,
-            dropout=dropout,
-            layer=layer,
-            num_layers=num_layers,
-            drop_path=drop_path,
-        )
+    def add_norms(self, make_norm: Callable[[], nn.Module]) -> None:
         self.attention_end_norm = make_norm()
         self.feed_forward_end_norm = make_norm()
 

@@ -3,15 +3,14 @@
 import pickle
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import torch
 
+from plugformer.data.splits import SPLITS
 from plugformer.interfaces import Sample, Split
 from plugformer.testing.common import Suite
 from plugformer.testing.comparing import applies_if, assert_same, draws_nothing
-
-SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class DataSuite(Suite):
