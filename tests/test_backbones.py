@@ -366,7 +366,7 @@ class Mean(Attention):
     def forward(self, q, k, v, mask, bias=None):
         return v.cumsum(2) / torch.arange(1, v.shape[2] + 1)[:, None]
 
-    def step(self, q, k, v, state):
+    def step(self, q, k, v, state, valid=None):
         total, count = (torch.zeros_like(v[:, :, :1]), 0) if state is None else state
         sums = total + v.cumsum(2)
         return sums / (count + torch.arange(1, v.shape[2] + 1)[:, None]), (sums[:, :, -1:], count + v.shape[2])

@@ -171,11 +171,13 @@ class Layout:
         grid_index: int `[batch, length]`, which of `grids` a token lies on; -1 for tokens that lie on none, such as a
             class token.
         grids: the grids, one a modality.
+        leading: how many tokens at the front are known to lie on no grid; there may be others elsewhere.
     """
 
     coordinates: Int[Tensor, "batch length axes"]
     grid_index: Int[Tensor, "batch length"]
     grids: tuple[Grid, ...]
+    leading: int = 0
 
     @classmethod
     def of(cls, grid: Grid, device: torch.device | None = None) -> Layout:
@@ -190,10 +192,12 @@ class Layout:
         """Of the last tokens alone."""
         if length == self.coordinates.shape[1]:
             return self
-        return replace(self, coordinates=self.coordinates[:, -length:], grid_index=self.grid_index[:, -length:])
+        gone = self.coordinates.shape[1] - length
+        coordinates, index = self.coordinates[:, gone:], self.grid_index[:, gone:]
+        return replace(self, coordinates=coordinates, grid_index=index, leading=max(0, self.leading - gone))
 
     def select(self, index: Int[Tensor, "batch kept"]) -> Layout:
-        return replace(self, coordinates=_take(self.coordinates, index), grid_index=_take(self.grid_index, index))
+        return Layout(_take(self.coordinates, index), _take(self.grid_index, index), self.grids)
 
     @staticmethod
     def concatenate(layouts: Sequence[Layout]) -> Layout:
@@ -210,7 +214,7 @@ class Layout:
                 renumber = index.new_tensor([grids.index(grid) for grid in layout.grids] + [-1])
                 index = renumber[index]  # the last entry serves index -1
             indices.append(index.expand(batch, -1))
-        return Layout(torch.cat(coordinates, 1), torch.cat(indices, 1), grids)
+        return Layout(torch.cat(coordinates, 1), torch.cat(indices, 1), grids, _leading(layouts))
 
 
 @dataclass(frozen=True)
@@ -293,14 +297,16 @@ class Tokens:
         prefix = self.prefix if causal else None
         return Mask(valid=self.valid, causal=causal, prefix=prefix, segments=self.segments, layout=self.layout)
 
-    def prepend(self, vector: Float[Tensor, "dim"]) -> Tokens:
-        """With one token more at the front that lies on no grid, such as a class token."""
+    def prepend(self, vectors: Float[Tensor, "*count dim"]) -> Tokens:
+        """With more tokens at the front that lie on no grid, such as a class token."""
         batch, _, dim = self.embeddings.shape
-        coordinates = torch.zeros_like(self.layout.coordinates[:1, :1])
-        nowhere = Layout(coordinates, torch.full_like(coordinates[..., 0], -1), self.layout.grids)
-        first = Tokens(vector.expand(batch, 1, dim), nowhere, segments=_first(self.segments))
-        prefix = None if self.prefix is None else self.prefix + 1
-        return replace(Tokens.concatenate([first, self]), prefix=prefix)
+        embeddings = vectors.reshape(-1, dim).expand(batch, -1, dim)
+        count = embeddings.shape[1]
+        coordinates = torch.zeros_like(self.layout.coordinates[:1, :1]).expand(-1, count, -1)
+        nowhere = Layout(coordinates, torch.full_like(coordinates[..., 0], -1), self.layout.grids, leading=count)
+        segments = None if self.segments is None else self.segments[:, :1].expand(-1, count)
+        prefix = None if self.prefix is None else self.prefix + count
+        return replace(Tokens.concatenate([Tokens(embeddings, nowhere, segments=segments), self]), prefix=prefix)
 
     def select(self, index: Int[Tensor, "batch kept"]) -> Tokens:
         """Only the tokens at these places, in this order; they keep their coordinates."""
@@ -332,8 +338,14 @@ def _take(tensor: Tensor, index: Tensor) -> Tensor:
     return tensor.gather(1, wide)
 
 
-def _first(segments: Tensor | None) -> Tensor | None:
-    return None if segments is None else segments[:, :1]
+def _leading(layouts: Sequence[Layout]) -> int:
+    """Of layouts one after the other; those behind count only while all before them lie nowhere."""
+    total = 0
+    for layout in layouts:
+        total += layout.leading
+        if layout.leading < layout.coordinates.shape[1]:
+            break
+    return total
 
 
 def _valid(tokens: Tokens) -> Tensor:
@@ -452,7 +464,9 @@ class Capabilities:
         min_length: the shortest sequence it takes.
         block_length: it works in blocks of this many tokens, and pads to them itself.
         decoding: how it goes on token by token: not at all, by `forward` over cached keys and values, or by `step`
-            from a state of constant size.
+            from a state of its own.
+        replays: called again with the same inputs, generators and `nn.replay` decisions, it does the same in training,
+            as blocks need that recompute what they don't keep.
         time_exponent, memory_exponent: growth with the length that it claims, 1.0 for linear.
     """
 
@@ -467,6 +481,7 @@ class Capabilities:
     min_length: int = 1
     block_length: int | None = None
     decoding: Literal["none", "cache", "state"] = "none"
+    replays: bool = True
     time_exponent: float = 2.0
     memory_exponent: float = 2.0
 
@@ -474,10 +489,15 @@ class Capabilities:
 class Attention(nn.Module, ABC):
     """A mechanism alone: heads in, heads out. Projections, rotary positions and caches are its wrapper's.
 
-    `capabilities` may depend on the options, so it is set in the constructor or on the class.
+    Attributes:
+        capabilities: on the class; on the instance as well where they depend on its options.
+        exact_options: options with which it computes `exact`, at least up to 64 tokens; None if there are none.
+        finer_options: options, from coarse to fine, along which it comes ever closer to `exact`.
     """
 
     capabilities: Capabilities
+    exact_options: ClassVar[Mapping[str, Any] | None] = None
+    finer_options: ClassVar[Sequence[Mapping[str, Any]]] = ()
 
     @abstractmethod
     def forward(
@@ -493,12 +513,39 @@ class Attention(nn.Module, ABC):
         A query that may see no key at all gets zeros.
         """
 
-    def step(self, q: Tensor, k: Tensor, v: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """One token further, for mechanisms that decode by `state`; `state` is None before the first.
+    def step(
+        self, q: Tensor, k: Tensor, v: Tensor, state: Any, valid: Bool[Tensor, "batch new"] | None = None
+    ) -> tuple[Tensor, Any]:
+        """Some tokens further, for mechanisms that decode by `state`; causal.
 
-        Shapes as in `forward`, with any number of new tokens at once (a prompt is the first step).
+        Args:
+            q, k, v: of the new tokens, as in `forward`; the first step may be a whole prompt.
+            state: what the step before returned; None before the first.
+            valid: which of the new tokens are real; None if all are.
         """
         raise NotImplementedError(f"{type(self).__name__} declares decoding={self.capabilities.decoding!r}")
+
+    def before_step(self, step: int) -> None:  # most mechanisms draw nothing anew
+        """Called in training before each optimiser step with its number, from 0: for what is drawn anew now and then.
+
+        What is drawn depends on the mechanism's seed and `step` alone, so that every rank draws the same.
+        """
+
+    def plain(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+        """What `forward` computes in evaluation, by the plainest means, however slow: `forward` is held to it."""
+        raise NotImplementedError(f"{type(self).__name__} has no plain version")
+
+    def exact(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+        """What it approximates: softmax attention, unless a subclass says otherwise."""
+        visible = mask.dense(q.shape[2], k.shape[2], q.device)
+        logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+        if visible is not None:
+            logits = logits.masked_fill(~visible, float("-inf"))
+        return logits.softmax(-1).nan_to_num() @ v
+
+    def kernel(self, q: Tensor, k: Tensor) -> Float[Tensor, "batch heads queries keys"]:
+        """An estimate of exp(q·k / √head_dim), for mechanisms whose mean estimate over seeds is exactly that."""
+        raise NotImplementedError(f"{type(self).__name__} estimates no kernel")
 
 
 class Position(nn.Module):
@@ -592,6 +639,21 @@ class Block(nn.Module, ABC):
         memory: Memory | None = None,
         cache: Cache | None = None,
     ) -> Float[Tensor, "batch length dim"]: ...
+
+    @classmethod
+    def chain(
+        cls,
+        blocks: Sequence[Block],
+        x: Float[Tensor, "batch length dim"],
+        mask: Mask,
+        *,
+        memory: Memory | None = None,
+        caches: Sequence[Cache | None],
+    ) -> Float[Tensor, "batch length dim"]:
+        """Several blocks of this class, one after the other."""
+        for block, cache in zip(blocks, caches, strict=True):
+            x = block(x, mask, memory=memory, cache=cache)
+        return x
 
 
 class Backbone(nn.Module, ABC):

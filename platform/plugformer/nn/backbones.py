@@ -1,7 +1,7 @@
 """Stacks of blocks over one sequence: what a token may see tells them apart."""
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ class Stack(Backbone):
             multi-query attention (Shazeer 2019), null as many as `num_heads`.
         qk_norm: normalisation of each query and key head (Henry et al. 2020; Dehghani et al. 2023).
         bias: whether the projections of attention have one.
+        num_registers: learned tokens put before each sequence that lie on no grid, and whose hidden states are dropped:
+            room for what belongs to no place (Darcet et al. 2024), or the global tokens of a sparse mechanism (ETC;
+            Ainslie et al. 2020).
         embedding_norm: whether embeddings are normalised once positions are added, by the norm of the blocks (BERT).
         dropout: probability inside the feed-forward and on both residual branches while training.
         embedding_dropout: probability on embeddings while training; null for that of `dropout`.
@@ -52,6 +55,7 @@ class Stack(Backbone):
         num_kv_heads: int | None = None,
         qk_norm: QkNorm = "none",
         bias: bool = True,
+        num_registers: int = 0,
         embedding_norm: bool = False,
         dropout: float = 0.0,
         embedding_dropout: float | None = None,
@@ -60,6 +64,8 @@ class Stack(Backbone):
     ) -> None:
         super().__init__()
         _check_sizes(dim=dim, num_layers=num_layers, num_heads=num_heads)
+        if num_registers < 0:
+            raise UserError(f"backbone.num_registers={num_registers}: must be at least 0.")
         embedding_dropout = dropout if embedding_dropout is None else embedding_dropout
         _check_probabilities(dropout=dropout, embedding_dropout=embedding_dropout)
         self.dim = dim
@@ -67,6 +73,7 @@ class Stack(Backbone):
         head_dim = divide_heads(dim, num_heads)
         sees_back_only = self.direction == "causal"  # within a prefix tokens see ahead
         self.position = make_position(dim=dim, num_heads=num_heads, head_dim=head_dim, causal=sees_back_only)
+        self.registers = nn.Embedding(num_registers, dim) if num_registers else None
         self.embedding_norm = make_norm(dim=dim) if embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(embedding_dropout)
 
@@ -89,19 +96,23 @@ class Stack(Backbone):
                 num_layers=num_layers,
             )
 
-        self.blocks = nn.ModuleList(block(layer) for layer in range(num_layers))
-        self.norm = nn.Identity() if self.blocks[-1].normalised else make_norm(dim=dim)
+        blocks = [block(layer) for layer in range(num_layers)]
+        self.blocks = nn.ModuleList(blocks)
+        self.chain = type(blocks[0]).chain
+        self.norm = nn.Identity() if blocks[-1].normalised else make_norm(dim=dim)
 
     def forward(
         self, tokens: Tokens, *, memory: Memory | None = None, state: DecodingState | None = None
     ) -> Float[Tensor, "batch length dim"]:
         assert memory is None, "there is no cross-attention in a stack over one sequence"
+        length = tokens.embeddings.shape[1]
+        if self.registers is not None and (state is None or state.past is None):
+            tokens = tokens.prepend(self.registers.weight)
         mask = (tokens if state is None else state.extend(tokens)).mask(causal=self.causal)
         caches = [None] * len(self.blocks) if state is None else state.caches
         x = self.dropout(self.embedding_norm(self.position.add(tokens.embeddings, tokens.layout)))
-        for block, cache in zip(self.blocks, caches, strict=True):
-            x = block(x, mask, cache=cache)
-        return self.norm(x)
+        x = self.chain(cast("list[Block]", list(self.blocks)), x, mask, caches=caches)
+        return self.norm(x[:, -length:])
 
 
 class Encoder(Stack):

@@ -91,8 +91,9 @@ class MultiHeadAttention(nn.Module):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, bias: Tensor | None, cache: Cache | None) -> Tensor:
         if cache is not None and self.mechanism.capabilities.decoding == "state":
-            assert mask.is_plain and bias is None, "a mechanism that steps sees no mask and no bias"
-            out, cache.state = self.mechanism.step(q, self._repeat(k), self._repeat(v), cache.state)
+            assert bias is None and mask.prefix is None and mask.segments is None, "a step knows of padding alone"
+            valid = None if mask.valid is None else mask.valid[:, -q.shape[2] :]
+            out, cache.state = self.mechanism.step(q, self._repeat(k), self._repeat(v), cache.state, valid)
             return out
         if cache is not None:
             assert self.mechanism.capabilities.decoding == "cache", "a mechanism that can't go on token by token"

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 
-from plugformer.interfaces import Batch, Optimizer, Schedule
+from plugformer.interfaces import Attention, Batch, Optimizer, Schedule
 from plugformer.model import Model
 from plugformer.nn.parameters import group_parameters
 
@@ -32,6 +32,11 @@ class TrainingModule(pl.LightningModule):
         self.val_metrics = MetricCollection(dict(model.task.metrics()))
         self.test_metrics = self.val_metrics.clone()
         self.tables: dict[str, list[list[Any]]] = {}
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        for module in self.model.modules():
+            if isinstance(module, Attention):
+                module.before_step(self.trainer.global_step)
 
     def training_step(self, batch: Batch) -> Tensor:
         output = self.model(batch)

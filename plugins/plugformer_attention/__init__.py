@@ -1,0 +1,1 @@
+"""Attention mechanisms whose cost grows with the length, not with its square."""
