@@ -375,7 +375,7 @@ class Mean(Attention):
 def test_a_mechanism_may_go_on_from_a_state_of_its_own():
     model = randomise(plain(make_attention=lambda **context: Mean(), num_kv_heads=2)).eval()
     assert_close(stepped(model, tokens(), [3, 1, 1, 2, 2]), model(tokens()))
-    with pytest.raises(AssertionError, match="sees no mask"):
+    with pytest.raises(AssertionError, match="knows of padding alone"):
         stepped(model, tokens(**PARTS["segments"]), [9])
 
 
