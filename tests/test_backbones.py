@@ -329,6 +329,33 @@ def test_steps_are_the_whole_whatever_masks(name, parts, chunks):
     assert_close(stepped(model, whole, chunks)[seen], model(whole)[seen])
 
 
+# ---------------------------------------------------------------------------------------------- registers
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_registers_are_tokens_before_the_others_that_are_dropped_again(name):
+    model, bare = backbone(name, "backbone.num_registers=2", "position=none"), backbone(name, "position=none")
+    bare.load_state_dict({key: value for key, value in model.state_dict().items() if key != "registers.weight"})
+    whole = tokens(valid=torch.arange(9) < torch.tensor([[5], [9]]))
+    assert_close(model.eval()(whole), bare.eval()(whole.prepend(model.registers.weight))[:, 2:])
+    assert (model(whole) - bare(whole)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("chunks", [[1] * 9, [4, 1, 1, 3]])
+@pytest.mark.parametrize("name", ABLE_TO_STEP)
+def test_registers_come_before_the_first_step_alone(name, chunks):
+    model = randomise(backbone(name, "backbone.num_registers=2")).eval()
+    assert_close(stepped(model, tokens(), chunks), model(tokens()))
+
+
+def test_fewer_registers_than_none_are_refused():
+    with pytest.raises(UserError, match=r"^backbone.num_registers=-1: must be at least 0.$"):
+        backbone("encoder", "backbone.num_registers=-1")
+
+
+# ---------------------------------------------------------------------------------------------- step by step
+
+
 @pytest.mark.parametrize("position", offers("position"))
 def test_steps_are_the_whole_under_every_position(position):
     """Also where the documents of a packed sequence count from 0 each."""

@@ -151,6 +151,17 @@ def test_a_prepended_token_joins_the_first_segment_and_the_prefix():
     assert longer.layout.grid_index[:, 0].eq(-1).all()
 
 
+def test_leading_tokens_are_counted_as_long_as_they_are_known():
+    image = tokens_on(PLANE)
+    both = image.prepend(torch.zeros(3)).prepend(torch.zeros(2, 3))
+    assert both.layout.leading == 3
+    assert both.layout.grid_index[:, :3].eq(-1).all()
+    assert [both.layout.last(length).leading for length in (9, 7, 4)] == [3, 1, 0]
+    assert Tokens.concatenate([both, both]).layout.leading == 3
+    nowhere = both.layout.select(torch.zeros(2, 1, dtype=torch.long))
+    assert nowhere.leading == 0, "what was selected is known to the device alone"
+
+
 def test_prefix_matters_to_a_causal_mask_only():
     tokens = tokens_on(TEXT, prefix=torch.tensor([2, 0]))
     assert torch.equal(tokens.mask(causal=True).prefix, tokens.prefix)

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from tests.helpers import QUICK, ROOT, plugformer, quick_config
 from tests.prepared import run_with
 
 from plugformer.assemble import read_checkpoint
-from plugformer.registry import KINDS, offers
+from plugformer.nn.full_attention import Full
+from plugformer.registry import KINDS, offers, register
 from plugformer.train.run import train
 
 RUN = {
@@ -177,6 +179,24 @@ def test_early_stopping_stops(tmp_path):
     )
     summary, _ = train(config)
     assert summary["train/epochs"] == 3
+
+
+class CountsSteps(Full):
+    """Of which step it was told before each forward pass in training."""
+
+    told: ClassVar[list[int]] = []
+
+    def before_step(self, step: int) -> None:
+        self.told.append(step)
+
+
+def test_mechanisms_hear_of_every_step_before_it(tmp_path, monkeypatch):
+    """The same number while gradients of one step are accumulated."""
+    monkeypatch.setattr("plugformer.registry._registered", {})
+    register("attention", "counts_steps")(CountsSteps)
+    CountsSteps.told.clear()
+    train(quick_config(f"run_dir={tmp_path / 'run'}", "attention=counts_steps", "trainer.accumulate=2"))
+    assert CountsSteps.told == [0, 0]  # QUICK has two batches
 
 
 def test_trains_in_mixed_precision(tmp_path):

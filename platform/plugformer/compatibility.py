@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -41,6 +42,12 @@ def check_compatible(config: Mapping[str, Any], *, source: DataSpec, tokenizer: 
             f"task={name['task']} needs one sample in each sequence; tokenizer={name['tokenizer']} with these options "
             "packs several into one.\n  Set tokenizer.packing=none."
         )
+    if spec.segments and config["backbone"].get("num_registers"):
+        raise UserError(
+            f"backbone.num_registers={config['backbone']['num_registers']}: registers belong to one document; "
+            f"tokenizer={name['tokenizer']} with these options packs several into one sequence.\n"
+            "  Set backbone.num_registers=0 or tokenizer.packing=none."
+        )
     needed: dict[str, Callable[[Capabilities], bool]] = {}
     if backbone.direction in ("causal", "prefix"):
         needed[f"be causal, as backbone={name['backbone']} needs"] = lambda can: can.causality != "none"
@@ -56,6 +63,12 @@ def check_compatible(config: Mapping[str, Any], *, source: DataSpec, tokenizer: 
         for what, allows in needed.items():
             if not allows(mechanism.capabilities):
                 raise UserError(f"attention={name['attention']} can't {what}.{_working_attention(allows)}")
+        if backbone.direction in ("causal", "prefix") and mechanism.capabilities.causality == "gradient":
+            warnings.warn(
+                f"attention={name['attention']} is causal in its gradients alone: future tokens can change past "
+                "outputs, so losses are not those of predicting one token after the other.",
+                stacklevel=2,
+            )
         if len(spec.grid) < mechanism.capabilities.min_length:
             raise UserError(
                 f"attention={name['attention']} needs at least {mechanism.capabilities.min_length} tokens; "

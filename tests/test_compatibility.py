@@ -1,0 +1,48 @@
+"""What can't be combined is refused by name, with what would work, before any data is read."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from plugformer.assemble import preview
+from plugformer.cli.compose import compose
+from plugformer.errors import UserError
+from plugformer.nn.full_attention import Full
+from plugformer.registry import build, register
+
+TEXT = ("data=python_docs", "tokenizer=text_bytes", "tokenizer.max_length=16")
+GPT = (*TEXT, "backbone=decoder", "task=causal_lm")
+REFUSED = {
+    ("tokenizer=text_bytes",): "tokenizer=text_bytes reads text, and data=digits has only id, image, label.\n"
+    "  These would work: tokenizer=vit_patch",
+    (*TEXT, "task=classification"): "task=classification: the data has 0 labels, at least 2 are needed.",
+    ("task=mlm",): "task=mlm needs discrete tokens; those of tokenizer=vit_patch are continuous.",
+    (*TEXT, "backbone=encoder", "task=causal_lm"): "task=causal_lm with these options needs a causal backbone; "
+    "backbone=encoder is bidirectional.\n  These would work: backbone=decoder",
+    ("data=docstrings", *TEXT[1:], "tokenizer.packing=fill"): "task=classification needs one sample in each sequence; "
+    "tokenizer=text_bytes with these options packs several into one.\n  Set tokenizer.packing=none.",
+    (*GPT, "tokenizer.packing=fill", "backbone.num_registers=3"): "backbone.num_registers=3: registers belong to one "
+    "document; tokenizer=text_bytes with these options packs several into one sequence.\n"
+    "  Set backbone.num_registers=0 or tokenizer.packing=none.",
+}
+
+
+@pytest.mark.parametrize("overrides", REFUSED, ids=" ".join)
+def test_what_can_not_be_combined_is_refused(overrides):
+    config = compose(overrides)
+    with pytest.raises(UserError) as told:
+        preview(config, source=build("data", config["data"]))
+    assert re.fullmatch(re.escape(REFUSED[overrides]) + "(, .*)?", str(told.value)), str(told.value)
+
+
+class Hindsight(Full):
+    capabilities = replace(Full.capabilities, causality="gradient")
+
+
+def test_a_mechanism_that_may_leak_values_is_announced(monkeypatch):
+    monkeypatch.setattr("plugformer.registry._registered", {})
+    register("attention", "hindsight")(Hindsight)
+    config = compose([*GPT, "attention=hindsight"])
+    with pytest.warns(UserWarning, match="^attention=hindsight is causal in its gradients alone: future tokens can"):
+        preview(config, source=build("data", config["data"]))
