@@ -145,6 +145,16 @@ def test_a_failed_job_does_not_end_a_sweep(tmp_path):
     assert sorted(path.parent.name for path in tmp_path.glob("sweep/*/summary.json")) == ["0", "2"]
 
 
+def test_a_warning_is_one_line_without_source(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import warnings\nfrom plugformer.nn.full_attention import Full\nfrom plugformer.registry import register\n\n\n"
+        "@register('attention', 'mine')\nclass Mine(Full):\n    def __init__(self) -> None:\n"
+        "        super().__init__()\n        warnings.warn('mine is slow.')\n"
+    )
+    done = plugformer("check", "plugins=[mine.py]", "attention=mine", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "plugformer: mine is slow.\n")
+
+
 def test_every_plugin_shows_where_its_source_is(capsys):
     for kind in KINDS:
         for name in offers(kind):

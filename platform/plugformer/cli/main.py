@@ -4,6 +4,8 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
+from typing import Any
 
 from plugformer import __version__
 from plugformer.cli.commands import COMMANDS
@@ -28,6 +30,7 @@ Exit codes: 0 done, 1 a run or check failed, 2 a mistake in what was asked. --tr
 def main(argv: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     show_traceback = "--traceback" in arguments
+    warnings.formatwarning = _format_warning
     arguments = [argument for argument in arguments if argument != "--traceback"]
     try:
         code = run(arguments)
@@ -58,6 +61,14 @@ def run(arguments: list[str]) -> int:
     if command not in COMMANDS:
         raise unknown(f"{command}: no such command", command, COMMANDS, "Commands")
     return importlib.import_module(f"plugformer.cli.{command}").main(rest)
+
+
+_usual_format = warnings.formatwarning
+
+
+def _format_warning(text: Warning | str, category: type[Warning], *where: Any) -> str:
+    """What we say to users needs no line of source."""
+    return f"plugformer: {text}\n" if category is UserWarning else _usual_format(text, category, *where)
 
 
 def _report(error: Exception, show_traceback: bool) -> None:
