@@ -38,6 +38,8 @@ bench: $(VENV)/.plugformer-dev ## the figures of docs/benchmarks.md; run nothing
 	$(BIN)/python benchmarks/text_baselines.py
 	$(BIN)/python benchmarks/ngram.py python_docs
 	$(BIN)/python benchmarks/ngram.py python_source
+	$(INSTALL) '.[peers]'
+	$(BIN)/python benchmarks/attention.py
 
 constraints: $(VENV)/.plugformer-dev ## write the installed versions down as the tested ones
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v ' @ ' > constraints.txt

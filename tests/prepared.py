@@ -59,11 +59,29 @@ def hf(folder: Path) -> Mapping[str, Any]:
     return {"dataset": str(folder / "saved"), **COLUMNS}
 
 
-# What has to be there before a plugin with options that have no default can be built.
-PREPARED = {("data", made.__name__): made for made in (image_folder, text_files, csv, jsonl, parquet, hf)}
+FEW = {"train_size": 100, "val_size": 20, "test_size": 20}
+
+
+def listops(folder: Path) -> Mapping[str, Any]:
+    return {**FEW, "max_depth": 4, "max_args": 5, "min_length": 5, "max_length": 60, "cache": folder}
+
+
+def pathfinder(folder: Path) -> Mapping[str, Any]:
+    return {**FEW, "contour_length": 6, "cache": folder}
+
+
+def recall(folder: Path) -> Mapping[str, Any]:
+    return {**FEW, "num_pairs": 2, "length": 8, "vocab_size": 32}
+
+
+# What has to be there before a plugin can be built, or is quickly.
+PREPARED = {
+    ("data", made.__name__): made
+    for made in (image_folder, text_files, csv, jsonl, parquet, hf, listops, pathfinder, recall)
+}
 
 # Vocabularies that a few words can fill.
-for tokenizer, size in {"text_bpe": 280, "text_wordpiece": 80, "text_unigram": 32}.items():
+for tokenizer, size in {"text_bpe": 280, "text_wordpiece": 80, "text_unigram": 32, "text_symbols": 14}.items():
     PREPARED["tokenizer", tokenizer] = lambda folder, size=size: {"vocab_size": size}
 
 MODELS_OF_TEXT = {
@@ -87,6 +105,8 @@ def run_with(kind: str, name: str, folder: Path) -> list[str]:
     if direction is None:
         return chosen
     texts = [] if kind == "data" else ["data=python_docs"]
+    if name == "answers":  # which no other texts have
+        texts = ["data=recall", *(f"data.{key}={value}" for key, value in recall(folder).items())]
     bytes_of_them = [] if kind == "tokenizer" else ["tokenizer=text_bytes"]
     return [*texts, *bytes_of_them, "tokenizer.max_length=16", *MODELS_OF_TEXT[direction], *chosen]
 

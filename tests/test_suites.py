@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import SkipTest
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from torch.optim import AdamW as Adam
 
 from plugformer import testing
 from plugformer.errors import UserError
-from plugformer.interfaces import DataSpec, Mask, Monitor, Output, Position, Tokenizer, Tokens
+from plugformer.interfaces import Capabilities, DataSpec, Mask, Monitor, Output, Position, Tokenizer, Tokens
 from plugformer.nn.backbones import Decoder, Encoder, PrefixLM
 from plugformer.nn.blocks import PostNorm, PreNorm
 from plugformer.nn.feed_forward import Mlp
@@ -181,6 +182,51 @@ def hide_with_large_numbers(self, q, k, v, mask, bias=None):
     return F.scaled_dot_product_attention(q, k, v, -1e9 * ~mask.dense(q.shape[2], k.shape[2], q.device))
 
 
+def able(**declared: Any) -> Capabilities:
+    return replace(Full.capabilities, **declared)
+
+
+class Silent(Full):
+    """It has no base class that would refuse what it doesn't declare."""
+
+    __call__ = nn.Module.__call__
+
+
+class Blurred(Full):
+    def __init__(self, *, blur: float = 0.0) -> None:
+        super().__init__()
+        self.blur = blur
+
+    def forward(self, q, k, v, mask):
+        return full(self, q, k, v, mask) + self.blur
+
+
+class Redrawn(Full):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("own", torch.zeros(3))
+
+
+def replace_own(self, step):
+    self.own = torch.full((3,), float(step))
+
+
+def buffered(make: Callable[[int, int], Tensor]) -> type:
+    def build(self, *, layer: int = 0, seed: int = 0) -> None:
+        Full.__init__(self)
+        self.register_buffer("own", make(seed, layer))
+
+    return broken(Full, __init__=build)
+
+
+def forget_padding_in_steps(self, q, k, v, mask):
+    return full(self, q, k, v, mask if q.shape == k.shape else replace(mask, valid=None))
+
+
+def drop_by_numpy(self, q, k, v, mask):
+    return full(self, q, k, v, mask) * float(np.random.rand())
+
+
 breaks(
     "attention",
     padding_changes_nothing=deaf(Full, valid=None),
@@ -193,11 +239,36 @@ breaks(
     takes_a_bias=attending(lambda self, q, k, v, mask, bias=None: full(self, q, k, v, mask)),
     attends_to_another_sequence=attending(lambda self, q, k, v, mask: full(self, q, k, v + mean(q), mask)),
     steps_are_the_whole=attending(lambda _, q, k, v, m: F.scaled_dot_product_attention(q, k, v, is_causal=m.causal)),
-    the_future_changes_nothing=attending(lambda self, q, k, v, m: full(self, q, k, v, m) + 1e-4 * mean(v.detach())),
-    no_gradient_reaches_the_future=attending(lambda self, q, k, v, m: full(self, q, k, v, m) + mean(v - v.detach())),
+    steps_are_the_whole_beside_padding=attending(forget_padding_in_steps),
+    is_as_causal_as_it_declares=attending(lambda self, q, k, v, m: full(self, q, k, v, m) + 1e-4 * mean(v.detach())),
     sees_other_tokens=attending(lambda self, q, k, v, mask: v),
     no_visible_key_gives_zeros=attending(hide_with_large_numbers),
+    refuses_what_it_does_not_declare=broken(Full, capabilities=able(segments=False), __call__=nn.Module.__call__),
+    equals_its_plain_version=broken(Full, plain=lambda self, q, k, v, mask: 2 * self.exact(q, k, v, mask)),
+    is_exact_with_its_exact_options=giving(Full, lambda x: 1.001 * x),
+    comes_ever_closer_to_exact=broken(Blurred, finer_options=[{"blur": 0.1}, {"blur": 0.3}, {"blur": 0.01}]),
+    its_kernel_is_unbiased=broken(Full, kernel=lambda self, q, k: q @ k.transpose(-1, -2)),
+    draws_nothing_in_evaluation=attending(lambda self, *parts: full(self, *parts) + 0 * torch.rand(())),
+    random_buffers_are_the_seeds=buffered(lambda seed, layer: torch.rand(3)),
+    redraws_by_seed_and_step_alone=broken(Redrawn, before_step=lambda self, step: self.own.normal_()),
+    can_be_replayed=attending(drop_by_numpy),
+    stays_finite_with_large_logits=attending(lambda self, q, k, v, mask: (q @ k.mT).exp() @ v),
+    memory_grows_no_faster_than_claimed=attending(lambda self, q, k, v, m: full(self, q, k, v, m) + (q @ k.mT).mean()),
 )
+breaks(
+    "attention",
+    is_as_causal_as_it_declares=attending(lambda self, q, k, v, m: full(self, q, k, v, m) + mean(v - v.detach())),
+    equals_its_plain_version=attending(lambda self, q, k, v, m: full(self, q, k, v.detach() + (v - v.detach()) / 2, m)),
+    comes_ever_closer_to_exact=broken(Blurred, finer_options=[{"blur": 0.1}, {"blur": 0.09}]),
+    random_buffers_are_the_seeds=buffered(lambda seed, layer: torch.full((3,), seed)),
+    redraws_by_seed_and_step_alone=broken(Redrawn, before_step=replace_own),
+    can_be_replayed=attending(lambda self, q, k, v, m: full(self, q, k, v, m) + (1e4 * q).sin()),
+    sees_other_tokens=attending(lambda self, q, k, v, m: full(self, q, k, v, replace(m, causal=True))),
+    stays_finite_with_large_logits=attending(lambda self, q, k, v, m: full(self, q, k, v, m) + (q.square() * 1e3)),
+)
+breaks("attention", is_as_causal_as_it_declares=broken(Full, capabilities=able(causality="gradient")))
+breaks("attention", is_as_causal_as_it_declares=broken(Silent, capabilities=able(causality="none")))
+breaks("attention", refuses_what_it_does_not_declare=broken(Silent, capabilities=able(cross_attention=False)))
 breaks(
     "attention",
     needs_nothing_that_it_does_not_declare=attending(lambda self, q, k, v, mask, bias: v),
@@ -262,6 +333,8 @@ breaks(
     does_not_ignore_a_memory=broken(PreNorm, forward=forget),
     is_normalised_if_it_says_so=broken(PostNorm, normalised=False),
     drops_in_training_only=holding(PreNorm, dropout=nn.Identity),
+    a_chain_of_one_is_the_block=broken(PreNorm, chain=classmethod(lambda cls, blocks, x, mask, caches: x)),
+    gradients_are_those_of_what_it_computes=giving(PreNorm, lambda x: x.detach() / 2 + x / 2),
 )
 
 # ---------------------------------------------------------------------------------------------- data and tokenizers

@@ -26,12 +26,17 @@ RUN = {
 SHORT = ("trainer.max_epochs=2", "trainer.limit_batches=2")
 PLUGINS = [(kind, name) for kind in KINDS for name in offers(kind)]
 CONFIGS = sorted(
-    f"{path.parent.name}={path.stem}"
+    f"{group}={path.relative_to(ROOT / 'conf' / group).with_suffix('').as_posix()}"
     for group in ("experiment", "debug", "trainer")
-    for path in (ROOT / "conf" / group).glob("*.yaml")
+    for path in (ROOT / "conf" / group).rglob("*.yaml")
 )
-# Learning a vocabulary of the whole data takes longer than all the rest.
+# Learning a vocabulary of the whole data, or generating it, takes longer than all the rest.
+FEW = ["data.train_size=100", "data.val_size=20", "data.test_size=20"]
 LESS = {
+    "experiment=long_range/listops": [*FEW, "data.max_length=600"],
+    "experiment=long_range/listops_short": FEW,
+    "experiment=long_range/pathfinder": FEW,
+    "experiment=long_range/recall": [*FEW, "data.vocab_size=32", "tokenizer.vocab_size=37"],
     "experiment=gpt_source": ["data.max_bytes=100000", "tokenizer.vocab_size=300"],
     "experiment=gpt_docs": ["tokenizer.vocab_size=300"],
     "experiment=bert_docs": ["tokenizer.vocab_size=300"],
@@ -149,9 +154,10 @@ def test_every_plugin_trains_in_place_of_the_default(tmp_path, kind, name):
 
 
 @pytest.mark.parametrize("choice", CONFIGS)
-def test_every_configuration_file_runs(tmp_path, choice):
+def test_every_configuration_file_runs(tmp_path, choice, monkeypatch):
     short = ["trainer.max_epochs=1", "trainer.limit_batches=1"]
     on_gpu = ["trainer.accelerator=gpu"] if choice == "trainer=gpu" else []  # the quick settings chose the CPU
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     config = quick_config(f"run_dir={tmp_path / 'run'}", choice, *short, *on_gpu, *LESS.get(choice, []))
     if on_gpu:
         assert config["trainer"]["precision"] == "bf16-mixed"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from plugformer.errors import UserError
-from plugformer.interfaces import Attention, Capabilities, DataSpec, Position, Tokenizer
+from plugformer.interfaces import Attention, Block, Capabilities, DataSpec, Position, Tokenizer
 from plugformer.model import Model
 from plugformer.registry import find, offers
 
@@ -59,6 +59,8 @@ def check_compatible(config: Mapping[str, Any], *, source: DataSpec, tokenizer: 
         needed[f"honour segments, as tokenizer={name['tokenizer']} needs"] = lambda can: can.segments
     if any(module.adds_bias for module in model.modules() if isinstance(module, Position)):
         needed[f"take an additive bias, as position={name['position']} needs"] = lambda can: can.additive_bias
+    if any(module.recomputes for module in model.modules() if isinstance(module, Block)):
+        needed[f"do the same when run once more, as block={name['block']} needs"] = lambda can: can.replays
     for mechanism in {type(m): m for m in model.modules() if isinstance(m, Attention)}.values():
         for what, allows in needed.items():
             if not allows(mechanism.capabilities):

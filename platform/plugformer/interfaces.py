@@ -53,6 +53,7 @@ class Sample(TypedDict, total=False):
     audio: Audio
     label: int  # an index into DataSpec.labels
     target_text: str
+    answers: tuple[int, ...]  # numbers of the words of `text` that are answers
     group: str  # samples of one group never stand on both sides of a split
     encoded: Features  # by Tokenizer.sequences
 
@@ -513,6 +514,16 @@ class Attention(nn.Module, ABC):
         A query that may see no key at all gets zeros.
         """
 
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, bias: Tensor | None = None) -> Tensor:
+        """`forward`, which is never asked for what the mechanism doesn't declare, and so can't ignore it.
+
+        Raises:
+            NotImplementedError: a part of the mask, a bias, or keys of another sequence that it doesn't declare.
+        """
+        if undeclared := _undeclared(self.capabilities, q, k, mask, bias):
+            raise NotImplementedError(f"{type(self).__name__} doesn't declare {undeclared}, and was asked for it")
+        return super().__call__(q, k, v, mask) if bias is None else super().__call__(q, k, v, mask, bias)
+
     def step(
         self, q: Tensor, k: Tensor, v: Tensor, state: Any, valid: Bool[Tensor, "batch new"] | None = None
     ) -> tuple[Tensor, Any]:
@@ -546,6 +557,21 @@ class Attention(nn.Module, ABC):
     def kernel(self, q: Tensor, k: Tensor) -> Float[Tensor, "batch heads queries keys"]:
         """An estimate of exp(q·k / √head_dim), for mechanisms whose mean estimate over seeds is exactly that."""
         raise NotImplementedError(f"{type(self).__name__} estimates no kernel")
+
+
+def _undeclared(can: Capabilities, q: Tensor, k: Tensor, mask: Mask, bias: Tensor | None) -> str:
+    """The first thing that is asked for and not declared; empty if there is none. It reads no tensor's contents."""
+    queries, keys = q.shape[2], k.shape[2]
+    decodes = can.decoding == "cache" and mask.causal and queries < keys  # the queries are the last keys
+    asked = {
+        "causality": mask.causal and can.causality == "none",
+        "key_padding": mask.valid is not None and not can.key_padding,
+        "prefix": mask.prefix is not None and not can.prefix,
+        "segments": mask.segments is not None and not can.segments,
+        "additive_bias": bias is not None and not can.additive_bias,
+        "cross_attention": queries != keys and not (decodes or can.cross_attention),
+    }
+    return next((part for part, wanted in asked.items() if wanted), "")
 
 
 class Position(nn.Module):
@@ -626,9 +652,11 @@ class Block(nn.Module, ABC):
 
     Attributes:
         normalised: whether what it returns is normalised already, so that a backbone must not do it once more.
+        recomputes: whether its backward pass runs its parts once more, so that they must be able to do the same again.
     """
 
     normalised: ClassVar[bool]
+    recomputes: ClassVar[bool] = False
 
     @abstractmethod
     def forward(

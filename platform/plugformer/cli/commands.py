@@ -5,5 +5,7 @@ COMMANDS = {
     "evaluate": "the metrics of a run's checkpoint on a split",
     "predict": "what a run's model says of new inputs, as JSON lines",
     "check": "compose a run and check it, without reading data or training",
+    "bench": "time and memory of attention mechanisms against the length",
+    "conformance": "every law of its kind, tried on one plugin; the complexity of an attention mechanism",
     "plugins": "what is installed: kinds, plugins, their options and sources",
 }

@@ -28,7 +28,7 @@ class DropPath(nn.Module):
         return x * kept / (1 - self.rate)
 
 
-class _ResidualBlock(Block):
+class ResidualBlock(Block):
     """
     Args:
         drop_path: probability with which each residual branch of the last block is dropped for a sample while training;
@@ -64,7 +64,7 @@ class _ResidualBlock(Block):
         return self.drop_path(self.dropout(branch))
 
 
-class PreNorm(_ResidualBlock):
+class PreNorm(ResidualBlock):
     """Norms inside the residual branches (Xiong et al. 2020; ViT, GPT-2)."""
 
     normalised: ClassVar[bool] = False
@@ -82,7 +82,7 @@ class PreNorm(_ResidualBlock):
         return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))
 
 
-class PostNorm(_ResidualBlock):
+class PostNorm(ResidualBlock):
     """Norms after the residual sums (Vaswani et al. 2017; BERT)."""
 
     normalised: ClassVar[bool] = True
@@ -100,7 +100,7 @@ class PostNorm(_ResidualBlock):
         return self.feed_forward_norm(x + self.drop(self.feed_forward(x)))
 
 
-class Sandwich(_ResidualBlock):
+class Sandwich(ResidualBlock):
     """Norms at both ends of the residual branches (Ding et al. 2021, CogView, section 2.4; Gemma 2)."""
 
     normalised: ClassVar[bool] = False

@@ -1,5 +1,8 @@
 """Exact softmax attention."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,6 +29,7 @@ class Full(Attention):
         time_exponent=2.0,
         memory_exponent=1.0,
     )
+    exact_options: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, *, dropout: float = 0.0) -> None:
         super().__init__()
@@ -57,6 +61,9 @@ class Full(Attention):
         if bias is not None and allowed is not None:  # -inf everywhere is not a row of zeros to every kernel
             out = out.masked_fill(~allowed.any(-1, keepdim=True), 0.0)
         return out
+
+    def plain(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+        return self.exact(q, k, v, mask)
 
 
 def _combine(allowed: Tensor | None, bias: Tensor | None) -> Tensor | None:

@@ -3,32 +3,39 @@
 A law asks for nothing but what the mechanism declares in its capabilities; but what it declares, it is held to.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from plugformer.interfaces import Grid, Layout, Mask
-from plugformer.nn.cache import KeyValueCache
 from plugformer.nn.multi_head import MultiHeadAttention
 from plugformer.nn.positions import NoPosition
+from plugformer.testing.agreement import AgreementLaws
+from plugformer.testing.causality import CausalityLaws
 from plugformer.testing.common import assert_same_dtypes
-from plugformer.testing.comparing import applies_if, assert_close, noise, poisoned
+from plugformer.testing.comparing import applies_if, assert_close, assert_same, noise, poisoned
+from plugformer.testing.complexity import ComplexityLaws
+from plugformer.testing.padding import PaddingLaws
+from plugformer.testing.precision import PrecisionLaws
+from plugformer.testing.randomness import RandomnessLaws
 from plugformer.testing.visibility import VisibilityLaws
 
 
-class AttentionSuite(VisibilityLaws):
-    """All laws of a mechanism; those on what a query sees are in `VisibilityLaws`."""
+class AttentionSuite(
+    CausalityLaws, PaddingLaws, VisibilityLaws, AgreementLaws, RandomnessLaws, PrecisionLaws, ComplexityLaws
+):
+    """All laws of a mechanism: here those on shapes, lengths and its wrapper, the others by what they are about."""
 
     # ------------------------------------------------------------------------------------------ shapes and lengths
 
     def test_keeps_shape_and_dtype(self) -> None:
+        """What goes in as one floating-point type comes out as it."""
         assert_same_dtypes(self)
 
     def test_takes_every_length(self) -> None:
+        """Odd ones, one token, and those around the borders of blocks; gradients are finite, memory is initialised."""
         for module, causal in self.ways():
-            for length in range(self.can.min_length, 18):
-                q, k, v = (part.requires_grad_() for part in self.heads(length))
+            for length in self.lengths(self.length):
+                q, k, v = self.wanting(self.heads(length))
                 with poisoned():
                     out = module(q, k, v, self.mask(length, causal=causal))
                     gradients = torch.autograd.grad(out.square().sum(), (q, v))
@@ -36,12 +43,14 @@ class AttentionSuite(VisibilityLaws):
                 assert all(tensor.isfinite().all() for tensor in (out, *gradients)), f"not finite at length {length}"
 
     def test_remembers_no_other_length(self) -> None:
+        """A shorter and a longer batch in between change nothing."""
         for module, causal in self.ways():
             q, k, v = self.heads(self.length)
             first = module(q, k, v, self.mask(self.length, causal=causal))
-            for length in (self.can.min_length, 64):
+            for length in (self.can.min_length, 2 * self.length):
                 module(*self.heads(length), self.mask(length, causal=causal))
-            assert torch.equal(module(q, k, v, self.mask(self.length, causal=causal)), first)
+                again = module(q, k, v, self.mask(self.length, causal=causal))
+                assert_same(again, first, what=f"what comes out after a batch of {length} tokens")
 
     def test_takes_tokens_of_a_plane_and_of_none(self) -> None:
         """A class token and patches of an image."""
@@ -58,8 +67,9 @@ class AttentionSuite(VisibilityLaws):
         """As the wrapper calls it: with grouped queries and a mask, without a bias."""
         dim = self.num_heads * self.head_dim
         for module, causal in self.ways():
+            kv_heads = None if self.can.shared_query_key else 1
             wrapper = MultiHeadAttention(
-                dim=dim, num_heads=self.num_heads, num_kv_heads=1, mechanism=module, position=NoPosition()
+                dim=dim, num_heads=self.num_heads, num_kv_heads=kv_heads, mechanism=module, position=NoPosition()
             )
             out = wrapper(noise(2, self.length, dim), self.mask(self.length, causal=causal))
             assert out.shape == (2, self.length, dim)
@@ -102,33 +112,9 @@ class AttentionSuite(VisibilityLaws):
             alone = torch.cat([module(query, k, v, Mask()) for query in q.split(1, dim=2)], dim=2)
             assert_close(together, alone)
 
-    # ------------------------------------------------------------------------------------------ decoding
 
-    def test_steps_are_the_whole(self) -> None:
-        """Prompt and single tokens, each with what is remembered, come out as the whole sequence does."""
-        applies_if(self.can.decoding != "none", "declares that it can't decode")
-        module = self.make_causal()
-        q, k, v = self.heads(self.length)
-        whole = module(q, k, v, self.mask(self.length, causal=True))
-        for prompt in (1, 5):
-            steps = [prompt] + [1] * (self.length - prompt)
-            parts = zip(*(part.split(steps, dim=2) for part in (q, k, v)), strict=True)
-            assert_close(torch.cat(self.decode(module, list(parts)), dim=2), whole, what=f"prompt of {prompt}")
-
-    def decode(self, module: Any, parts: list[tuple[Tensor, Tensor, Tensor]]) -> list[Tensor]:
-        cache, state, outputs, length = KeyValueCache(), None, [], 0
-        for q, k, v in parts:
-            length += q.shape[2]
-            if self.can.decoding == "state":
-                out, state = module.step(q, k, v, state)
-            else:
-                out = module(q, *cache.extend(k, v), self.mask(length, causal=True))
-            outputs.append(out)
-        return outputs
-
-
-def other(tensor: Tensor, places: slice, *, scale: float = 1.0) -> Tensor:
+def other(tensor: Tensor, places: slice) -> Tensor:
     """With other numbers at these places of the sequence."""
     changed = tensor.clone()
-    changed[:, :, places] = scale * noise(*changed[:, :, places].shape, seed=99)
+    changed[:, :, places] = noise(*changed[:, :, places].shape, seed=99)
     return changed

@@ -1,12 +1,13 @@
 """Laws of blocks."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from plugformer.errors import UserError
-from plugformer.interfaces import Mask, Memory
+from plugformer.interfaces import Block, Cache, Mask, Memory
 from plugformer.nn.cache import KeyValueCache
 from plugformer.nn.feed_forward import Mlp
 from plugformer.nn.full_attention import Full
@@ -49,10 +50,41 @@ class BlockSuite(ModuleSuite):
             assert torch.equal(block(x, mask)[:, :5], block(changed, mask)[:, :5])
         assert not torch.equal(block(x, Mask())[:, :5], block(changed, Mask())[:, :5])
 
+    def chain(self, blocks: Sequence[Block], x: Tensor, mask: Mask, caches: Sequence[Cache | None]) -> Tensor:
+        return type(blocks[0]).chain(blocks, x, mask, caches=caches)
+
+    def test_a_chain_of_one_is_the_block(self) -> None:
+        block, x = self.make(), self.inputs(2)["x"]
+        assert torch.equal(self.chain([block], x, Mask(causal=True), [None]), block(x, Mask(causal=True)))
+
     def test_steps_are_the_whole(self) -> None:
-        block, x, cache = self.make(), self.inputs(2)["x"], KeyValueCache()
-        steps = [block(new, Mask(causal=True), cache=cache) for new in x.split([3] + [1] * 6, dim=1)]
-        assert_close(torch.cat(steps, dim=1), block(x, Mask(causal=True)))
+        """Of a chain of two blocks."""
+        blocks, x, caches = [self.make(0), self.make(1)], self.inputs(2)["x"], [KeyValueCache(), KeyValueCache()]
+        steps = [self.chain(blocks, new, Mask(causal=True), caches) for new in x.split([3] + [1] * 6, dim=1)]
+        assert_close(torch.cat(steps, dim=1), self.chain(blocks, x, Mask(causal=True), [None, None]))
+
+    def test_gradients_are_those_of_what_it_computes(self) -> None:
+        """In training, of a chain of two blocks: a small change of everything changes what comes out as they say."""
+        blocks = [self.make(seed).double().train() for seed in range(2)]
+        x, into = self.inputs(2)["x"].double().requires_grad_(), noise(2, self.length, self.dim, seed=1).double()
+        leaves, step = [x, *(parameter for block in blocks for parameter in block.parameters())], 1e-5
+        ways = [noise(*leaf.shape, seed=number).double() for number, leaf in enumerate(leaves)]
+
+        def out() -> Tensor:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # drops the same each time
+                return (self.chain(blocks, x, Mask(causal=True), [None, None]) * into).sum()
+
+        gradients = torch.autograd.grad(out(), leaves)
+        expected = torch.stack([(gradient * way).sum() for gradient, way in zip(gradients, ways, strict=True)]).sum()
+        moved = []
+        with torch.no_grad():
+            for side in (1, -2):  # from where they were
+                for leaf, way in zip(leaves, ways, strict=True):
+                    leaf.add_(way, alpha=side * step)
+                moved.append(out())
+        actual = (moved[0] - moved[1]) / (2 * step)
+        assert_close(actual / expected, torch.ones_like(actual), tolerance=1e-4)
 
     def test_does_not_ignore_a_memory(self) -> None:
         """It attends to what an encoder made, or refuses it."""

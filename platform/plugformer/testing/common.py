@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from plugformer.nn.initialise import initialise
 from plugformer.registry import build
-from plugformer.testing.comparing import assert_close, noise, poisoned
+from plugformer.testing.comparing import assert_close, assert_same, noise, poisoned
 
 Inputs = dict[str, Any]  # tensors that begin with a batch axis, and dicts of such
 
@@ -77,7 +77,7 @@ class ModuleSuite(Suite):
         state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
         first = self.call(module, inputs)
         self.call(module, self.inputs(3))
-        assert torch.equal(self.call(module, inputs), first)
+        assert_same(self.call(module, inputs), first)
         for name, tensor in module.state_dict().items():
             assert torch.equal(tensor, state[name]), f"evaluation changes {name}"
 
@@ -106,7 +106,7 @@ class ModuleSuite(Suite):
         torch.save(first.state_dict(), file)
         file.seek(0)
         second.load_state_dict(torch.load(file, weights_only=True))
-        assert torch.equal(self.call(second, inputs), self.call(first, inputs))
+        assert_same(self.call(second, inputs), self.call(first, inputs))
 
     def test_first_weights_are_the_seeds(self) -> None:
         """All of them are drawn anew from the seed, whatever was drawn before."""
@@ -127,7 +127,7 @@ class ModuleSuite(Suite):
         with poisoned():
             out = self.call(module, inputs)
             out.square().sum().backward() if out.requires_grad else None
-        assert torch.equal(out, expected)
+        assert_same(out, expected)
         for name, parameter in module.named_parameters():
             assert parameter.grad is None or parameter.grad.isfinite().all(), f"the gradient of {name} is not finite"
 

@@ -4,6 +4,8 @@ import pickle
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 from unittest import SkipTest
 
@@ -17,25 +19,59 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+@dataclass
+class Deviation:
+    """The largest that the comparisons of a law have seen; None as long as there was none."""
+
+    worst: float | None = None
+
+
+_deviation: ContextVar[Deviation | None] = ContextVar("_deviation", default=None)
+
+
+@contextmanager
+def watch_deviation() -> Iterator[Deviation]:
+    """For whoever runs laws and wants to tell how narrowly they hold."""
+    watching = _deviation.set(Deviation())
+    try:
+        yield _deviation.get()  # type: ignore[misc]
+    finally:
+        _deviation.reset(watching)
+
+
+def note_deviation(size: float) -> None:
+    """Tell whoever watches how far something was from what it should be."""
+    seen = _deviation.get()
+    if seen is not None and not size <= (-1.0 if seen.worst is None else seen.worst):  # NaN is worst
+        seen.worst = size
+
+
+def _note_difference(actual: Tensor, expected: Tensor) -> None:
+    if actual.shape == expected.shape and actual.numel() and actual.is_floating_point():
+        note_deviation((actual.detach() - expected.detach()).abs().max().item())
+
+
 def assert_close(actual: Tensor, expected: Tensor, *, tolerance: float = 1e-5, what: str = "") -> None:
     """Within `tolerance` of numbers around 1, whatever order a sum was taken in."""
+    _note_difference(actual, expected)
     torch.testing.assert_close(
         actual, expected, atol=tolerance, rtol=tolerance, msg=lambda message: f"{what}\n{message}".strip()
     )
 
 
-def assert_same(actual: Any, expected: Any) -> None:
+def assert_same(actual: Any, expected: Any, *, what: str = "what comes out") -> None:
     """Equal to the bit: tensors, and mappings and tuples of such and of plain values."""
     if isinstance(expected, Tensor):
         assert actual.dtype == expected.dtype
-        assert torch.equal(actual, expected)
+        _note_difference(actual, expected)
+        assert torch.equal(actual, expected), f"{what} is not the same"
     elif isinstance(expected, Mapping):
         assert actual.keys() == expected.keys()
         for key in expected:
-            assert_same(actual[key], expected[key])
+            assert_same(actual[key], expected[key], what=f"{what}: {key}")
     elif isinstance(expected, tuple):
         for one, other in zip(actual, expected, strict=True):
-            assert_same(one, other)
+            assert_same(one, other, what=what)
     else:
         assert actual == expected
 

@@ -26,7 +26,10 @@ WORDS = [
     "jam",
 ]
 SPEC = DataSpec(
-    frozenset({"id", "text", "image", "audio", "label", "target_text"}), labels=LABELS, image=IMAGE, rate=RATE
+    frozenset({"id", "text", "image", "audio", "label", "target_text", "answers"}),
+    labels=LABELS,
+    image=IMAGE,
+    rate=RATE,
 )
 
 
@@ -47,4 +50,5 @@ def _sample(number: int) -> Sample:
         "audio": Audio((tone + 0.1 * torch.randn(frames, generator=generator)).clamp(-1, 1)[None], RATE),
         "label": number % len(LABELS),
         "target_text": " ".join(WORDS[word] for word in reversed(words)),
+        "answers": (1, 2 + number % 2),
     }

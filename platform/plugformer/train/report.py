@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from plugformer.config import Config
@@ -39,7 +40,7 @@ def end(summary: Mapping[str, float], run: RunDir) -> None:
     """The final metrics, and where everything is."""
     console.print(metrics_table(summary))
     console.print(
-        f"{summary['train/steps']} steps in {summary['train/seconds']:.1f} s · [bold]{run.path}[/]", soft_wrap=True
+        f"{summary['train/steps']} steps in {summary['train/seconds']:.1f} s · [bold]{escape(str(run.path))}[/]", soft_wrap=True
     )
 
 

@@ -1,0 +1,127 @@
+"""Laws on what a mechanism must agree with: its plain version, exact attention, and itself step by step."""
+
+from itertools import pairwise
+from typing import Any
+from unittest import SkipTest
+
+import torch
+from torch import Tensor
+
+from plugformer.interfaces import Mask
+from plugformer.nn.cache import KeyValueCache
+from plugformer.testing.comparing import applies_if, assert_close, noise, note_deviation
+from plugformer.testing.heads import HeadsSuite, way
+
+
+class AgreementLaws(HeadsSuite):
+    # ------------------------------------------------------------------------------------------ the plain version
+
+    def test_equals_its_plain_version(self) -> None:
+        """Outputs and gradients, under every part of a mask, as numbers of 64 bits."""
+        for module, causal in self.ways():
+            # The longer sequence under most parts together alone, for what is plain is slow.
+            for length, first in ((max(5, self.can.min_length), 0), (self._short(), -1)):
+                for what, mask in list(self.masks(length, causal=causal).items())[first:]:
+                    parts = [part.double() for part in self.heads(length)]
+                    where = f"{way(causal)}, {length} tokens, masking {what}"
+                    fast = self._with_gradients(module.double(), parts, mask)
+                    try:
+                        plain = self._with_gradients(module.plain, parts, mask)
+                    except NotImplementedError as error:
+                        raise SkipTest("has no plain version") from error
+                    for name, one, other in zip(("output", "dq", "dk", "dv"), fast, plain, strict=True):
+                        assert_close(one, other, what=f"{where}: {name}")
+
+    def _short(self) -> int:
+        """A block and a part of one: what is plain is slow."""
+        return max(17, self.block + 3, self.can.min_length)
+
+    def _with_gradients(self, attend: Any, parts: list[Tensor], mask: Mask) -> list[Tensor]:
+        """What comes out, without that of padding, and gradients of a weighted sum of it."""
+        parts = self.wanting(parts)
+        out = attend(*parts, mask)
+        if mask.valid is not None:
+            out = out.masked_fill(~mask.valid[:, None, :, None], 0.0)
+        return [out, *torch.autograd.grad((out * noise(*out.shape, seed=7)).sum(), parts)]
+
+    # ------------------------------------------------------------------------------------------ exact attention
+
+    def test_is_exact_with_its_exact_options(self) -> None:
+        """One bucket, all blocks, a window over everything: then it computes what it approximates."""
+        options = type(self.new()).exact_options
+        applies_if(options is not None, "names no options with which it is exact")
+        for module, causal in self.ways(**(options or {})):
+            for length in (max(5, self.can.min_length), 17, 64):
+                for what, mask in self.masks(length, causal=causal).items():
+                    parts = self.heads(length)
+                    out, exact = module(*parts, mask), module.exact(*parts, mask)
+                    if mask.valid is not None:
+                        out, exact = (each.masked_fill(~mask.valid[:, None, :, None], 0.0) for each in (out, exact))
+                    assert_close(out, exact, what=f"{way(causal)}, {length} tokens, masking {what}")
+
+    def test_comes_ever_closer_to_exact(self) -> None:
+        """From coarse options to fine ones the error falls, to less than half of the first."""
+        options = type(self.new()).finer_options
+        applies_if(len(options) > 1, "names no options along which it comes closer to exact attention")
+        for causal in [way_causal for _, way_causal in self.ways()]:
+            errors = [self._error(causal, finer) for finer in options]
+            told = f"{way(causal)}, the mean errors along finer_options are {[f'{error:.3g}' for error in errors]}"
+            note_deviation(errors[-1])
+            falls = all(later < sooner for sooner, later in pairwise(errors))
+            assert falls, f"{told}: they must fall at each step"
+            assert errors[-1] < errors[0] / 2, f"{told}: the last must be less than half of the first"
+
+    def _error(self, causal: bool, options: Any) -> float:
+        """Mean absolute error over draws."""
+        parts, mask, seeds = self.heads(64), self.mask(64, causal=causal), 4
+        modules = [self.make(seed, causal=causal, **options) for seed in range(seeds)]
+        return sum((m(*parts, mask) - m.exact(*parts, mask)).abs().mean().item() for m in modules) / seeds
+
+    def test_its_kernel_is_unbiased(self) -> None:
+        """The mean over seeds lies within 4 standard errors of exp(q·k / √head_dim)."""
+        q, k = (noise(1, self.num_heads, 3, self.head_dim, seed=seed).mul(0.5).double() for seed in (0, 1))
+        try:
+            draws = torch.stack([self.make(seed).double().kernel(q, k) for seed in range(100)])
+        except NotImplementedError as error:
+            raise SkipTest("estimates no kernel") from error
+        exact = (q @ k.transpose(-1, -2) / self.head_dim**0.5).exp()
+        standard_error = draws.std(0) / len(draws) ** 0.5
+        off = ((draws.mean(0) - exact).abs() / (standard_error + 1e-9)).max().item()
+        note_deviation((draws.mean(0) - exact).abs().max().item())
+        assert off <= 4, f"the mean of {len(draws)} estimates is {off:.1f} standard errors off"
+
+    # ------------------------------------------------------------------------------------------ step by step
+
+    def test_steps_are_the_whole(self) -> None:
+        """Prompt and single tokens, each with what is remembered, come out as the whole sequence does."""
+        self._compare_steps(None)
+
+    def test_steps_are_the_whole_beside_padding(self) -> None:
+        """The same in a batch whose shorter prompt is padded on the left."""
+        applies_if(self.can.key_padding, "declares that it can't honour padding")
+        self._compare_steps(torch.arange(self._short()) >= torch.tensor([[0], [3]]))
+
+    def _compare_steps(self, valid: Tensor | None) -> None:
+        applies_if(self.can.decoding != "none", "declares that it can't decode")
+        module, length = self.make_causal(), self._short()
+        q, k, v = self.heads(length)
+        whole = module(q, k, v, self.mask(length, causal=True, **({} if valid is None else {"valid": valid})))
+        real = torch.ones(2, length, dtype=torch.bool) if valid is None else valid
+        for prompt in {1, length - 12}:
+            steps = [prompt] + [1] * (length - prompt)
+            parts = list(zip(*(part.split(steps, dim=2) for part in (q, k, v)), strict=True))
+            stepped = torch.cat(self._decode(module, parts, valid), dim=2)
+            out, expected = (each.masked_fill(~real[:, None, :, None], 0.0) for each in (stepped, whole))
+            assert_close(out, expected, what=f"prompt of {prompt}")
+
+    def _decode(self, module: Any, parts: list[tuple[Tensor, Tensor, Tensor]], valid: Tensor | None) -> list[Tensor]:
+        cache, state, outputs, length = KeyValueCache(), None, [], 0
+        for q, k, v in parts:
+            start, length = length, length + q.shape[2]
+            padding = {} if valid is None else {"valid": valid[:, :length]}
+            if self.can.decoding == "state":
+                out, state = module.step(q, k, v, state, None if valid is None else valid[:, start:length])
+            else:
+                out = module(q, *cache.extend(k, v), self.mask(length, causal=True, **padding))
+            outputs.append(out)
+        return outputs

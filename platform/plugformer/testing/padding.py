@@ -1,0 +1,40 @@
+"""Laws on padding."""
+
+import torch
+
+from plugformer.testing.comparing import applies_if, assert_close, noise
+from plugformer.testing.heads import HeadsSuite, way
+
+
+class PaddingLaws(HeadsSuite):
+    def test_padding_changes_nothing(self) -> None:
+        """A sequence comes out as it does alone, whatever longer one it shares a batch with and whatever it is padded
+        with."""
+        applies_if(self.can.key_padding, "declares that it can't honour padding")
+        for module, causal in self.ways():
+            long = self.heads(self.length, batch=1, seed=1)
+            whole = module(*long, self.mask(self.length, causal=causal))
+            for real in self.lengths(self.length - 1)[::-2]:
+                short = self.heads(real, batch=1)
+                alone = module(*short, self.mask(real, causal=causal))
+                padding = 10 * noise(1, self.num_heads, self.length - real, self.head_dim, seed=2)
+                batch = [torch.cat([torch.cat([a, padding], 2), b]) for a, b in zip(short, long, strict=True)]
+                valid = torch.arange(self.length) < torch.tensor([[real], [self.length]])
+                together = module(*batch, self.mask(self.length, causal=causal, valid=valid))
+                where = f"{way(causal)}, {real} tokens padded to {self.length}"
+                assert_close(together[:1, :, :real], alone, what=where)
+                assert_close(together[1:], whole, what=f"{where}: the longer sequence beside them")
+
+    def test_no_visible_key_gives_zeros(self) -> None:
+        """A query that may see no key comes out as zeros, with finite gradients."""
+        applies_if(self.can.key_padding, "declares that it can't honour padding")
+        for module, causal in self.ways():
+            parts = self.wanting(self.heads(self.length))
+            valid = torch.tensor([[True], [False]]).expand(2, self.length)
+            with_bias = {"bias": noise(1, self.num_heads, self.length, self.length)} if self.can.additive_bias else {}
+            for extra in ({}, with_bias):
+                out = module(*parts, self.mask(self.length, causal=causal, valid=valid), **extra)
+                assert out[0].any()
+                assert not out[1].any(), f"{way(causal)}, a query without a visible key must get zeros"
+                for gradient in torch.autograd.grad(out.square().sum(), parts):
+                    assert gradient.isfinite().all()

@@ -1,0 +1,123 @@
+"""Attention whose weights are products of features, in time and memory linear in the length.
+
+    out_i = Σ_j w_ij v_j / Σ_j w_ij,  w_ij = φ(q_i)·φ(k_j)
+
+Bidirectional: Σ_j φ(k_j) v_jᵀ is summed once for all queries (Choromanski et al. 2021, equation 4). Causal: by chunks,
+of which each sees itself through a small square and what is before it through a state of constant size (Katharopoulos
+et al. 2020, section 3.3; chunks as in Hua et al. 2022, section 3.3). No future key moves a past output: a key is scaled
+by its own largest feature, and sums refer to the largest scale that their query has seen.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from plugformer.errors import UserError
+from plugformer.interfaces import Capabilities, Mask
+from plugformer_attention.bidirectional_kernel import bidirectional_kernel_attention
+from plugformer_attention.causal_kernel import (
+    KernelState,
+    Keys,
+    causal_kernel_attention,
+    chunk_size,
+    empty_state,
+    forward_chunk,
+)
+from plugformer_attention.kernels import Kernel, chunks, computing_dtype, divide, pieces
+
+CAPABILITIES = Capabilities(
+    causality="strict",
+    cross_attention=True,
+    key_padding=True,
+    segments=True,
+    decoding="state",
+    time_exponent=1.0,
+    memory_exponent=1.0,
+)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, kernel: Kernel, log_weight: Tensor | None = None) -> Tensor:
+    """
+    Args:
+        q: `[batch, heads, queries, head_dim]`.
+        k, v: `[batch, heads, keys, head_dim]`.
+        mask: without a prefix. A segment is contiguous.
+        kernel: the kernel.
+        log_weight: `[batch, heads, keys]`, logarithms of factors of the keys' weights, float64 where they grow with the
+            length; causal only.
+
+    Raises:
+        UserError: queries of packed samples and keys of other packed samples.
+    """
+    refuse_packed_memory(mask)
+    queries, keys = q.shape[2], k.shape[2]
+    if not mask.causal and mask.segments is None:
+        assert log_weight is None, "weights of keys are for causal attention"
+        return bidirectional_kernel_attention(q, k, v, mask.valid, *kernel)[0]
+    assert queries <= keys, "queries are the last keys"
+    q = F.pad(q, (0, 0, keys - queries, 0)) if queries < keys else q
+    if mask.causal:
+        out, *_ = _causal(q, k, v, log_weight, mask.valid, mask.segments, kernel)
+    else:
+        out = _both_ways(q, k, v, mask, kernel)
+    return out[:, :, keys - queries :] if queries < keys else out
+
+
+def _causal(
+    q: Tensor, k: Tensor, v: Tensor, log_weight: Tensor | None, valid: Tensor | None, segments: Tensor | None,
+    kernel: Kernel, *, own: bool = True, whole: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    inputs = (q, k, v) if log_weight is None else (q, k, v, log_weight)
+    keep = torch.is_grad_enabled() and any(part.requires_grad for part in inputs)
+    return causal_kernel_attention(q, k, v, log_weight, valid, segments, *kernel, own, whole, keep)[:3]
+
+
+def _both_ways(q: Tensor, k: Tensor, v: Tensor, mask: Mask, kernel: Kernel) -> Tensor:
+    """Each query sees its segment: itself and what is before it, and what is behind it."""
+    assert mask.segments is not None
+    dtype, valid, segments = q.dtype, mask.valid, mask.segments
+    q, k, v = (part.to(computing_dtype(part)) for part in (q, k, v))
+    before = _causal(q, k, v, None, valid, segments, kernel, whole=False)
+    flipped = (None if valid is None else valid.flip(-1), segments.flip(-1))
+    behind = _causal(q.flip(2), k.flip(2), v.flip(2), None, *flipped, kernel, own=False, whole=False)
+    largest = torch.maximum(before[2], behind[2].flip(2))
+    sums = _refer(*before, largest) + _refer(behind[0].flip(2), behind[1].flip(2), behind[2].flip(2), largest)
+    return divide(sums, kernel)[0].to(dtype)
+
+
+def _refer(values: Tensor, weight: Tensor, reference: Tensor, new: Tensor) -> Tensor:
+    """Sums, referred to another logarithm."""
+    return torch.cat([values, weight.unsqueeze(-1)], -1) * (reference - new).exp().unsqueeze(-1)
+
+
+def advance(
+    q: Tensor, k: Tensor, v: Tensor, state: KernelState | None, valid: Tensor | None, kernel: Kernel,
+    log_weight: Tensor | None = None,
+) -> tuple[Tensor, KernelState]:  # fmt: skip
+    """The same as causal `attend`, some tokens further.
+
+    The state is `[batch, heads, ...]`, so that samples can be selected from it.
+    """
+    outs, rows = [], q.shape[:2]
+    with torch.autocast(q.device.type, enabled=False):
+        kernel = kernel.for_(computing_dtype(q))
+        now = empty_state(q, kernel) if state is None else KernelState(*(part.flatten(0, 1) for part in state))
+        keys = Keys.of(q, log_weight, valid, None)
+        for start, stop in chunks(q.shape[2], chunk_size(q)):
+            parts = pieces(q, k, v, start, stop)
+            sums, _, now = forward_chunk(*parts, keys, now, kernel, start, stop)
+            outs.append(divide(sums, kernel)[0])
+    out = torch.cat(outs, 1).unflatten(0, rows).to(q.dtype)
+    return out, KernelState(*(part.unflatten(0, rows) for part in now))
+
+
+def refuse_packed_memory(mask: Mask) -> None:
+    """
+    Raises:
+        UserError: queries have segments of their own.
+    """
+    if mask.query_segments is not None:
+        raise UserError(
+            "Kernel attention can't see the segments of a packed memory from packed queries in linear time.\n"
+            "  Set tokenizer.packing=none for both sequences, or attention=full."
+        )

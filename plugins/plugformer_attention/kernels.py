@@ -1,0 +1,108 @@
+"""What bidirectional and causal kernel attention share."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from plugformer_attention.feature_maps import FEATURE_MAPS, FeatureMap
+
+LOWEST = -1e30  # the reference of a query that has seen no key; finite, so that differences to it are numbers
+
+
+class Kernel(NamedTuple):
+    """Which kernel.
+
+    Attributes:
+        features: a name in FEATURE_MAPS.
+        projection: `[head_dim, projected]`.
+        temperature: τ of exp(τ q·k); queries and keys are multiplied by its root.
+    """
+
+    features: str
+    projection: Tensor
+    temperature: float
+
+    @property
+    def map(self) -> FeatureMap:
+        return FEATURE_MAPS[self.features]
+
+    def num_features(self, head_dim: int) -> int:
+        return self.map.count(head_dim, self.projection.shape[-1])
+
+    def for_(self, dtype: torch.dtype) -> "Kernel":
+        """The same for inputs that are computed with in `dtype` and not multiplied by the root of τ."""
+        return self._replace(projection=self.projection.to(dtype) * self.temperature**0.5)
+
+    def features_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.map.features(x, self.projection, self.temperature)
+
+
+def computing_dtype(x: Tensor) -> torch.dtype:
+    """Half precision is for storage alone: sums over a whole sequence need more."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def piece(x: Tensor, start: int, stop: int) -> Tensor:
+    """Some tokens of `[batch, heads, length, head_dim]` as `[batch · heads, tokens, head_dim]`, dense and in the
+    precision for computing."""
+    return x[:, :, start:stop].to(computing_dtype(x)).contiguous().flatten(0, 1)
+
+
+def pieces(first: Tensor, second: Tensor, third: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+    return piece(first, start, stop), piece(second, start, stop), piece(third, start, stop)
+
+
+def put(x: Tensor, start: int, stop: int, part: Tensor) -> None:
+    """Write `[batch · heads, tokens, ...]` into `[batch, heads, length, ...]`."""
+    place = x[:, :, start:stop]
+    place.copy_(part.view(place.shape))
+
+
+def chunks(length: int, size: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, length, size):
+        yield start, min(start + size, length)
+
+
+def with_ones(v: Tensor) -> Tensor:
+    """[v, 1]: the sum of weights is one more column of the sum of weighted values."""
+    return F.pad(v, (0, 1), value=1.0)
+
+
+def like_tokens(x: Tensor) -> Tensor:
+    """Uninitialised, in the shape of `[batch, heads, length, head_dim]`; lies in memory as the projections around a
+    mechanism want it, heads inside tokens, so that they need not copy it."""
+    batch, heads, length, dim = x.shape
+    return x.new_empty(batch, length, heads, dim).transpose(1, 2)
+
+
+def divide(sums: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:
+    """Out, and the weight it was divided by, from sums `[..., head_dim + 1]`."""
+    weight = sums[..., -1:].clamp_min(kernel.map.smallest)
+    return sums[..., :-1] / weight, weight[..., 0]
+
+
+def gradient_of_division(dout: Tensor, out: Tensor, weight: Tensor, kernel: Kernel) -> Tensor:
+    """Of sums."""
+    weight = weight.unsqueeze(-1)
+    last = (dout * out).sum(-1, keepdim=True).div_(weight).neg_()
+    return torch.cat([dout / weight, last.masked_fill_(weight <= kernel.map.smallest, 0.0)], -1)
+
+
+def gradient_of_keys(
+    k: Tensor, f: Tensor, df: Tensor, kernel: Kernel, *, weighted: bool
+) -> tuple[Tensor, Tensor | None]:
+    """That of keys and, if they are `weighted`, that of the logarithm of their weights; overwrites `df`."""
+    ds = (f * df).sum(-1, keepdim=True) if weighted or kernel.map.scaled else None
+    dk = kernel.map.gradient(k, kernel.projection, f, df)
+    if kernel.map.scaled:
+        assert ds is not None
+        dk = dk + kernel.map.gradient_of_scale(k, kernel.temperature, ds)
+    return dk, ds[..., 0] if ds is not None and weighted else None
+
+
+def gradient_of_queries(q: Tensor, f: Tensor, df: Tensor, kernel: Kernel) -> Tensor:
+    """Through f alone: attention is a ratio, so that what scales a query cancels. Overwrites `df`."""
+    return kernel.map.gradient(q, kernel.projection, f, df)

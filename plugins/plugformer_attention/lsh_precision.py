@@ -1,0 +1,17 @@
+"""LSH attention is computed in single precision at least: rounded to halves, hashes tie and sums of weights drift."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+
+def precise(dtype: torch.dtype) -> torch.dtype:
+    """The type that numbers of this one are computed in."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[None]:
+    """Where products keep the precision that they are given."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)

@@ -1,0 +1,46 @@
+"""What takes long to generate is kept on disk."""
+
+import os
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from plugformer.data.fingerprint import fingerprint
+from plugformer.run_dir import replacing
+
+Arrays = dict[str, np.ndarray]
+
+
+def cached(make: Callable[[], Arrays], *, name: str, made_of: Mapping[str, object], folder: Path | None) -> Arrays:
+    """What `make` returns, from a file if it was made before.
+
+    Args:
+        make: called where there is no such file, or a damaged one.
+        name: of the data.
+        made_of: all that decides what is made, the generator's version too.
+        folder: where the file lies; by default `plugformer` in the user's cache.
+    """
+    options = fingerprint(f"{key}={value}" for key, value in sorted(made_of.items()))
+    path = (folder or _user_cache()).expanduser() / f"{name}-{options}.npz"
+    try:
+        with path.open("rb") as kept, np.load(kept) as found:
+            return dict(found)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        warnings.warn(f"{path}: damaged ({error}); it is made anew.", stacklevel=2)
+    arrays = make()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # names are free
+    except OSError as error:
+        warnings.warn(f"{path}: can't be written ({error.strerror}), so it will be made again.", stacklevel=2)
+    return arrays
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "plugformer"

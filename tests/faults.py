@@ -1,0 +1,190 @@
+"""Minimal replicas of faults that public implementations of attention have had, each beside the same thing mended."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from plugformer.interfaces import Attention, Capabilities, Mask
+from plugformer.nn.initialise import seed_for
+from plugformer.nn.replay import decide
+
+
+class Dense(Attention):
+    """Softmax attention by one large matrix."""
+
+    capabilities = Capabilities(causality="strict", key_padding=True, segments=True)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+        return self.exact(q, k, v, mask)
+
+
+class IgnoresCausal(Dense):
+    """Accepts a causal mask and forgets it, as linformer, lambda and orthoformer of xFormers did."""
+
+    def forward(self, q, k, v, mask):
+        return self.exact(q, k, v, Mask(valid=mask.valid, segments=mask.segments))
+
+
+class DropsTheMask(Dense):
+    """A registered function that is handed no mask at all, as through transformers' AttentionInterface."""
+
+    def forward(self, q, k, v, mask):
+        return F.scaled_dot_product_attention(q, k, v)
+
+
+class DropsThePadding(Dense):
+    """The same with the padding alone."""
+
+    def forward(self, q, k, v, mask):
+        return self.exact(q, k, v, Mask(causal=mask.causal, segments=mask.segments))
+
+
+class ClaimsToBeLinear(Dense):
+    """The large matrix, and a claim of memory that grows with the length alone."""
+
+    capabilities = Capabilities(causality="strict", key_padding=True, segments=True, memory_exponent=1.0)
+
+
+class Blocks(Attention):
+    """Exact within blocks of 8 and the block before."""
+
+    capabilities = Capabilities(causality="strict", block_length=8)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+        return self.attend(q, k, v, self.visible(q.shape[2], mask))
+
+    def visible(self, length: int, mask: Mask) -> Tensor:
+        place = torch.arange(length)
+        apart = place[:, None] // 8 - place // 8
+        near = (apart.abs() <= 1) & ((apart >= 0) | (not mask.causal))
+        return near & (place[:, None] >= place) if mask.causal else near
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, visible)
+
+
+class ForgetsTheDiagonal(Blocks):
+    """Causal between blocks and not within one, as transformers' BigBird is in its default mode as a decoder."""
+
+    def visible(self, length, mask):
+        place = torch.arange(length)
+        apart = place[:, None] // 8 - place // 8
+        return (apart.abs() <= 1) & ((apart >= 0) | (not mask.causal))
+
+
+class SwitchesForGood(Blocks):
+    """Full attention from the first short batch on, as transformers' BigBird."""
+
+    switched = False
+
+    def forward(self, q, k, v, mask):
+        self.switched |= q.shape[2] < 8
+        causal = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool).tril()
+        everything = causal if mask.causal else torch.ones_like(causal)
+        return self.attend(q, k, v, everything if self.switched else self.visible(q.shape[2], mask))
+
+
+class Linear(Attention):
+    """Katharopoulos et al. 2020, with the state of every token kept."""
+
+    capabilities = Capabilities(causality="strict", time_exponent=1.0, memory_exponent=1.0)
+    tokens = 2  # the axis of them in [batch, heads, tokens, features, head_dim]
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+        q, k = F.elu(q) + 1, F.elu(k) + 1
+        states = k[..., :, None] * v[..., None, :]
+        states = states.cumsum(self.tokens) if mask.causal else states.sum(2, keepdim=True)
+        norms = k.cumsum(2) if mask.causal else k.sum(2, keepdim=True)
+        return (q[..., None, :] @ states).squeeze(-2) / (q * norms).sum(-1, keepdim=True)
+
+
+class SumsTheWrongAxis(Linear):
+    """The cumulative sum runs over features and not over tokens, as in xFormers' causal FAVOR."""
+
+    tokens = 3
+
+
+class Favor(Attention):
+    """Positive features (Choromanski et al. 2021), one direction a feature."""
+
+    capabilities = Capabilities(causality="strict", time_exponent=1.0, memory_exponent=1.0)
+
+    def __init__(self, *, head_dim: int, layer: int = 0, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed_for(seed, "favor", layer))
+        self.register_buffer("directions", torch.randn(head_dim, 16, generator=generator))
+
+    def features(self, x: Tensor, stabiliser: Any) -> Tensor:
+        x = x / x.shape[-1] ** 0.25
+        logits = x @ self.directions.float() - x.square().sum(-1, keepdim=True) / 2
+        return (logits - stabiliser(logits).detach()).exp() + 1e-4
+
+    def stabilise_keys(self, logits: Tensor) -> Tensor:
+        return torch.zeros(())
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+        q = self.features(q.float(), lambda logits: logits.amax(-1, keepdim=True))
+        k = self.features(k.float(), self.stabilise_keys)
+        states, norms = k[..., :, None] * v[..., None, :].float(), k
+        states, norms = (x.cumsum(2) if mask.causal else x.sum(2, keepdim=True) for x in (states, norms))
+        return ((q[..., None, :] @ states).squeeze(-2) / (q * norms).sum(-1, keepdim=True)).to(v.dtype)
+
+
+class StabilisesByTheWholeSequence(Favor):
+    """The largest of all keys is taken off, those of the future too, as in performer-pytorch."""
+
+    def stabilise_keys(self, logits):
+        return logits.amax((-2, -1), keepdim=True)
+
+
+class SortedChunks(Attention):
+    """LSH attention (Kitaev et al. 2020) of one round, within chunks of 8 sorted by bucket."""
+
+    capabilities = Capabilities(causality="gradient", shared_query_key=True, block_length=8)
+
+    def __init__(self, *, head_dim: int, layer: int = 0, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed_for(seed, "lsh", layer))
+        self.register_buffer("rotation", torch.randn(head_dim, 4, generator=generator))
+
+    def rotations(self) -> Tensor:
+        return self.rotation
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+        length = q.shape[2]
+        order = decide(lambda: self.sort(q))
+        visible = self.chunk(order)[..., :, None] == self.chunk(order)[..., None, :]
+        place = torch.arange(length)
+        visible = visible & (place[:, None] >= place) if mask.causal else visible
+        return F.scaled_dot_product_attention(q, F.normalize(k, dim=-1), v, visible)
+
+    def sort(self, q: Tensor) -> Tensor:
+        rotated = q @ self.rotations().to(q.dtype)
+        return torch.cat([rotated, -rotated], -1).argmax(-1).sort(dim=-1, stable=True).indices
+
+    def chunk(self, order: Tensor) -> Tensor:
+        """Of each token, by its place in the order."""
+        return order.argsort(-1) // 8
+
+
+class SortedChunksAsStrict(SortedChunks):
+    """The same, said to be strict, as every public causal Reformer is understood to be."""
+
+    capabilities = Capabilities(causality="strict", shared_query_key=True, block_length=8)
+
+
+class HashesAnew(SortedChunks):
+    """Other rotations at every call, as transformers' Reformer without a seed."""
+
+    def rotations(self):
+        return torch.randn(self.rotation.shape)
+
+
+class DrawsFromTheRun(SortedChunks):
+    """Rotations from the run's generator: another on each rank."""
+
+    def __init__(self, *, head_dim: int, layer: int = 0, seed: int = 0) -> None:
+        super().__init__(head_dim=head_dim, layer=layer, seed=seed)
+        nn.init.normal_(self.rotation)
