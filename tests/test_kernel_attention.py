@@ -13,7 +13,7 @@ from plugformer.errors import UserError
 from plugformer.interfaces import Mask
 from plugformer.registry import build
 from plugformer.testing.comparing import assert_close, noise
-from plugformer_attention.random_projection import orthogonal_directions
+from plugformer_attention.kernel.projection import orthogonal_directions
 
 HEADS, DIM, LENGTH = 2, 8, 150  # more than two chunks
 VARIANTS = {

@@ -19,8 +19,8 @@ from plugformer.nn.positions import NoPosition
 from plugformer.nn.replay import Replay
 from plugformer.registry import build
 from plugformer.testing.comparing import assert_close, noise
-from plugformer_attention.lsh_attention import normalised
-from plugformer_attention.lsh_hashing import MOST_AT_ONCE, choose_num_buckets, factorise
+from plugformer_attention.lsh.attention import normalised
+from plugformer_attention.lsh.hashing import MOST_AT_ONCE, choose_num_buckets, factorise
 from plugformer_attention.reformer_lsh import ReformerLSH
 
 ROOT = Path(__file__).parent.parent
@@ -86,7 +86,7 @@ def test_is_the_same_in_tiles(monkeypatch):
         mechanism, mask = make(causality=causality, chunk_length=4, num_buckets=4), Mask(causal=causal)
         together = results(mechanism, q, v, mask)
         with monkeypatch.context() as patch:
-            patch.setattr("plugformer_attention.lsh_attention.CACHED", 1)
+            patch.setattr("plugformer_attention.lsh.attention.CACHED", 1)
             assert_same_results(results(mechanism, q, v, mask), together)
 
 

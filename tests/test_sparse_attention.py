@@ -13,8 +13,8 @@ from plugformer.errors import UserError
 from plugformer.interfaces import Attention, Grid, Layout, Mask
 from plugformer.testing.comparing import assert_close, noise
 from plugformer_attention.bigbird import BigBird
-from plugformer_attention.flex_block_sparse import block_mask
 from plugformer_attention.local import Local
+from plugformer_attention.sparse.flex import block_mask
 
 HEADS = 2
 
@@ -215,7 +215,7 @@ def test_flex_attention_sees_the_same(module: Attention, causal: bool) -> None:
             mask = Mask(layout=text(length, leading=leading), causal=causal, **parts)
             caught: list[Tensor] = []
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("plugformer_attention.blockwise.attend", through_flex)
+                patch.setattr("plugformer_attention.sparse.blockwise.attend", through_flex)
                 q, k, v = qkv(length)
                 caught.append(module(q[:, :, length - queries :], k, v, mask))
             expected = module(q[:, :, length - queries :], k, v, mask)

@@ -9,10 +9,10 @@ from torch import Tensor
 from plugformer.errors import UserError
 from plugformer.interfaces import Mask
 from plugformer.nn.initialise import seed_for
-from plugformer_attention.block_pattern import BlockPattern, own_block_causal
-from plugformer_attention.block_places import Blocks
-from plugformer_attention.blockwise import Blockwise
-from plugformer_attention.sparse_reference import bigbird_visibility, softmax_over
+from plugformer_attention.sparse.blockwise import Blockwise
+from plugformer_attention.sparse.pattern import BlockPattern, own_block_causal
+from plugformer_attention.sparse.places import Blocks
+from plugformer_attention.sparse.reference import bigbird_visibility, softmax_over
 
 
 class BigBird(Blockwise):

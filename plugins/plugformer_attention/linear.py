@@ -4,10 +4,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from plugformer.interfaces import Attention, Mask
-from plugformer_attention import kernel_reference
-from plugformer_attention.causal_kernel import KernelState
-from plugformer_attention.kernel_attention import CAPABILITIES, advance, attend
-from plugformer_attention.kernels import Kernel
+from plugformer_attention.kernel import reference
+from plugformer_attention.kernel.attention import CAPABILITIES, advance, attend
+from plugformer_attention.kernel.causal import KernelState
+from plugformer_attention.kernel.kernels import Kernel
 
 
 class Linear(Attention):
@@ -43,7 +43,7 @@ class Linear(Attention):
         return advance(q, k, v, state, valid, _kernel(q))
 
     def plain(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
-        return kernel_reference.attend(q, k, v, mask, _kernel(q))
+        return reference.attend(q, k, v, mask, _kernel(q))
 
     exact = plain  # it approximates nothing else
 

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from plugformer.errors import UserError
 from plugformer.interfaces import Mask
-from plugformer_attention.block_pattern import BlockPattern
-from plugformer_attention.block_places import Blocks
-from plugformer_attention.blockwise import Blockwise
-from plugformer_attention.sparse_reference import local_visibility, softmax_over
+from plugformer_attention.sparse.blockwise import Blockwise
+from plugformer_attention.sparse.pattern import BlockPattern
+from plugformer_attention.sparse.places import Blocks
+from plugformer_attention.sparse.reference import local_visibility, softmax_over
 
 BLOCK_SIZE = 64  # tokens that are gathered together; it changes the speed alone
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from plugformer.errors import UserError
 from plugformer.interfaces import Attention, Mask
-from plugformer_attention import kernel_reference
-from plugformer_attention.causal_kernel import KernelState
-from plugformer_attention.kernel_attention import CAPABILITIES, advance, attend
-from plugformer_attention.kernels import Kernel
-from plugformer_attention.random_projection import RandomProjection
+from plugformer_attention.kernel import reference
+from plugformer_attention.kernel.attention import CAPABILITIES, advance, attend
+from plugformer_attention.kernel.causal import KernelState
+from plugformer_attention.kernel.kernels import Kernel
+from plugformer_attention.kernel.projection import RandomProjection
 
 
 class Performer(Attention):
@@ -84,12 +84,12 @@ class Performer(Attention):
         self.projection.before_step(step)
 
     def plain(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
-        return kernel_reference.attend(q, k, v, mask, self._kernel)
+        return reference.attend(q, k, v, mask, self._kernel)
 
     def kernel(self, q: Tensor, k: Tensor) -> Float[Tensor, "batch heads queries keys"]:
         if self.features == "relu":
             raise NotImplementedError("ReLU features estimate no kernel")
-        return kernel_reference.kernel(q, k, self._kernel)
+        return reference.kernel(q, k, self._kernel)
 
 
 def default_num_features(head_dim: int) -> int:

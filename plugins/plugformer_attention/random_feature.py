@@ -10,12 +10,12 @@ from torch.nn import functional as F
 
 from plugformer.errors import UserError
 from plugformer.interfaces import Attention, Mask
-from plugformer_attention import kernel_reference
-from plugformer_attention.causal_kernel import KernelState
-from plugformer_attention.kernel_attention import CAPABILITIES, advance, attend
-from plugformer_attention.kernels import Kernel
+from plugformer_attention.kernel import reference
+from plugformer_attention.kernel.attention import CAPABILITIES, advance, attend
+from plugformer_attention.kernel.causal import KernelState
+from plugformer_attention.kernel.kernels import Kernel
+from plugformer_attention.kernel.projection import RandomProjection
 from plugformer_attention.performer import check_num_features, check_redraw_every, default_num_features
-from plugformer_attention.random_projection import RandomProjection
 
 
 class RandomFeature(Attention):
@@ -112,12 +112,12 @@ class RandomFeature(Attention):
 
     def plain(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
         weights = None if self.gate is None else self.gate(k, mask.valid)[0]
-        return kernel_reference.attend(self._unit(q), self._unit(k), v, mask, self._kernel, weights)
+        return reference.attend(self._unit(q), self._unit(k), v, mask, self._kernel, weights)
 
     def exact(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
         """The kernel itself instead of its estimate."""
         weights = None if self.gate is None else self.gate(k, mask.valid)[0]
-        return kernel_reference.attend_exactly(self._unit(q), self._unit(k), v, mask, self.features, weights)
+        return reference.attend_exactly(self._unit(q), self._unit(k), v, mask, self.features, weights)
 
     def _unit(self, x: Tensor) -> Tensor:
         return F.normalize(x, dim=-1) * self.scale

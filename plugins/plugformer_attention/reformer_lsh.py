@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from plugformer.errors import UserError
 from plugformer.interfaces import Attention, Capabilities, Mask
 from plugformer.nn.replay import decide
-from plugformer_attention import lsh_reference
-from plugformer_attention.lsh_attention import attend
-from plugformer_attention.lsh_decoding import Past, go_on
-from plugformer_attention.lsh_hashing import Hashing, choose_num_buckets
-from plugformer_attention.lsh_sorting import Order, Window, sort_slots
+from plugformer_attention.lsh import reference
+from plugformer_attention.lsh.attention import attend
+from plugformer_attention.lsh.decoding import Past, go_on
+from plugformer_attention.lsh.hashing import Hashing, choose_num_buckets
+from plugformer_attention.lsh.sorting import Order, Window, sort_slots
 
 
 class ReformerLSH(Attention):
@@ -145,12 +145,12 @@ class ReformerLSH(Attention):
             self.hashing.draw(step // self.rehash_every)
 
     def plain(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
-        visible = lsh_reference.visible(self.hashing(q), mask, self._order(mask), self.chunk_length)
-        return lsh_reference.attend(q, v, visible)
+        visible = reference.visible(self.hashing(q), mask, self._order(mask), self.chunk_length)
+        return reference.attend(q, v, visible)
 
     def exact(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
         """Softmax attention to the normalised queries of all other tokens, and to itself where there is no other."""
-        return lsh_reference.attend(q, v, lsh_reference.all_visible(q, mask)[None])
+        return reference.attend(q, v, reference.all_visible(q, mask)[None])
 
     def _order(self, mask: Mask) -> Order:
         if not mask.causal:

@@ -5,7 +5,6 @@ import os
 import sys
 import traceback
 import warnings
-from typing import Any
 
 from plugformer import __version__
 from plugformer.cli.commands import COMMANDS
@@ -66,9 +65,13 @@ def run(arguments: list[str]) -> int:
 _usual_format = warnings.formatwarning
 
 
-def _format_warning(text: Warning | str, category: type[Warning], *where: Any) -> str:
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
     """What we say to users needs no line of source."""
-    return f"plugformer: {text}\n" if category is UserWarning else _usual_format(text, category, *where)
+    if category is UserWarning:
+        return f"plugformer: {message}\n"
+    return _usual_format(message, category, filename, lineno, line)
 
 
 def _report(error: Exception, show_traceback: bool) -> None:

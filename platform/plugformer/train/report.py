@@ -40,7 +40,8 @@ def end(summary: Mapping[str, float], run: RunDir) -> None:
     """The final metrics, and where everything is."""
     console.print(metrics_table(summary))
     console.print(
-        f"{summary['train/steps']} steps in {summary['train/seconds']:.1f} s · [bold]{escape(str(run.path))}[/]", soft_wrap=True
+        f"{summary['train/steps']} steps in {summary['train/seconds']:.1f} s · [bold]{escape(str(run.path))}[/]",
+        soft_wrap=True,
     )
 
 

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from plugformer_attention.lsh_attention import normalised
-from plugformer_attention.lsh_precision import precise
-from plugformer_attention.lsh_sorting import ranks
+from plugformer_attention.lsh.attention import normalised
+from plugformer_attention.lsh.precision import precise
+from plugformer_attention.lsh.sorting import ranks
 
 _PADDING = -1  # the bucket of padding
 

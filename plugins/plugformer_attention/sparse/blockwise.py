@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from plugformer.interfaces import Attention, Capabilities, Mask
-from plugformer_attention.block_pattern import BlockPattern
-from plugformer_attention.block_places import Blocks, blocks_of, pad
-from plugformer_attention.block_sparse import attend
+from plugformer_attention.sparse.attention import attend
+from plugformer_attention.sparse.pattern import BlockPattern
+from plugformer_attention.sparse.places import Blocks, blocks_of, pad
 
 
 class Blockwise(Attention):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from plugformer_attention.feature_maps import FEATURE_MAPS, FeatureMap
+from plugformer_attention.kernel.features import FEATURE_MAPS, FeatureMap
 
 LOWEST = -1e30  # the reference of a query that has seen no key; finite, so that differences to it are numbers
 

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from plugformer.errors import UserError
 from plugformer.interfaces import Capabilities, Mask
-from plugformer_attention.bidirectional_kernel import bidirectional_kernel_attention
-from plugformer_attention.causal_kernel import (
+from plugformer_attention.kernel.bidirectional import bidirectional_kernel_attention
+from plugformer_attention.kernel.causal import (
     KernelState,
     Keys,
     causal_kernel_attention,
@@ -23,7 +23,7 @@ from plugformer_attention.causal_kernel import (
     empty_state,
     forward_chunk,
 )
-from plugformer_attention.kernels import Kernel, chunks, computing_dtype, divide, pieces
+from plugformer_attention.kernel.kernels import Kernel, chunks, computing_dtype, divide, pieces
 
 CAPABILITIES = Capabilities(
     causality="strict",

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
-from plugformer_attention.block_pattern import BlockPattern
+from plugformer_attention.sparse.pattern import BlockPattern
 
 TILE_BLOCKS = 8  # query blocks at once: their keys, values and weights stay in the second-level cache
 FLEX_BLOCK_SIZES = (16, 32, 64, 128, 256)  # that its kernels can cut into tiles of theirs
@@ -31,7 +31,7 @@ def attend(
     """Softmax attention under a pattern. A query that sees no key gets zeros."""
     if q.device.type == "cuda" and pattern.block_size in FLEX_BLOCK_SIZES and q.dtype != torch.float64:
         # Here, because it is slow to load and of use on CUDA alone.
-        from plugformer_attention.flex_block_sparse import attend_with_flex  # noqa: PLC0415
+        from plugformer_attention.sparse.flex import attend_with_flex  # noqa: PLC0415
 
         return attend_with_flex(q, k, v, pattern)
     out = _attend_listed(q, k, v, pattern.sees, pattern.within, pattern.occupied, pattern.segments)
@@ -246,7 +246,7 @@ _LIBRARY.define(
 )
 _LIBRARY.impl("block_sparse", _forward, "CompositeExplicitAutograd")
 _LIBRARY.impl("block_sparse_backward", _backward, "CompositeExplicitAutograd")
-_attend_listed = torch.ops.plugformer_attention.block_sparse
+_attend_listed = torch.ops.plugformer_attention.sparse.attention
 _attend_listed_backward = torch.ops.plugformer_attention.block_sparse_backward
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from plugformer.interfaces import Grid, Mask
-from plugformer_attention.block_places import tile_of
+from plugformer_attention.sparse.places import tile_of
 
 if TYPE_CHECKING:
     from plugformer_attention.bigbird import BigBird

@@ -9,7 +9,7 @@ where s_j is the scale of a key and R the largest one so far; as every query see
 import torch
 from torch import Tensor
 
-from plugformer_attention.kernels import (
+from plugformer_attention.kernel.kernels import (
     LOWEST,
     Kernel,
     chunks,
@@ -33,7 +33,7 @@ def chunk_size(x: Tensor) -> int:
     return CHUNK.get(x.device.type, CHUNK_ELSEWHERE)
 
 
-@torch.library.custom_op("plugformer::bidirectional_kernel_attention", mutates_args=())
+@torch.library.custom_op("plugformer_attention::bidirectional_kernel_attention", mutates_args=())
 def bidirectional_kernel_attention(
     q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, features: str, projection: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -83,7 +83,7 @@ def _results(
     return like_tokens(q), weight, state, reference
 
 
-@torch.library.custom_op("plugformer::bidirectional_kernel_attention_backward", mutates_args=())
+@torch.library.custom_op("plugformer_attention::bidirectional_kernel_attention_backward", mutates_args=())
 def bidirectional_kernel_attention_backward(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, features: str, projection: Tensor,
     temperature: float, out: Tensor, weight: Tensor, state: Tensor, reference: Tensor,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from plugformer_attention.block_pattern import BlockPattern
+from plugformer_attention.sparse.pattern import BlockPattern
 
 
 def attend_with_flex(q: Tensor, k: Tensor, v: Tensor, pattern: BlockPattern) -> Tensor:

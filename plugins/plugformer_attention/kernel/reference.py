@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from plugformer.interfaces import Mask
-from plugformer_attention.kernel_attention import refuse_packed_memory
-from plugformer_attention.kernels import Kernel
+from plugformer_attention.kernel.attention import refuse_packed_memory
+from plugformer_attention.kernel.kernels import Kernel
 
 
 def log_scale_and_features(x: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:

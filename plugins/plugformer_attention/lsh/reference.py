@@ -5,8 +5,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from plugformer.interfaces import Mask
-from plugformer_attention.lsh_attention import normalised
-from plugformer_attention.lsh_sorting import Order
+from plugformer_attention.lsh.attention import normalised
+from plugformer_attention.lsh.sorting import Order
 
 SELF = -1e5  # added to the logit of a token with itself
 

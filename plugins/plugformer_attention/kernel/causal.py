@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from plugformer_attention.kernels import (
+from plugformer_attention.kernel.kernels import (
     LOWEST,
     Kernel,
     chunks,
@@ -187,7 +187,7 @@ def backward_chunk(
 # To torch.compile a loop over chunks would be a graph that grows with the length; this is one node of it.
 
 
-@torch.library.custom_op("plugformer::causal_kernel_attention", mutates_args=())
+@torch.library.custom_op("plugformer_attention::causal_kernel_attention", mutates_args=())
 def causal_kernel_attention(
     q: Tensor, k: Tensor, v: Tensor, log_weight: Tensor | None, valid: Tensor | None, segments: Tensor | None,
     features: str, projection: Tensor, temperature: float, own: bool, whole: bool, keep: bool,
@@ -234,7 +234,7 @@ def _results(
     return like_tokens(q), weight, seen, states, references
 
 
-@torch.library.custom_op("plugformer::causal_kernel_attention_backward", mutates_args=())
+@torch.library.custom_op("plugformer_attention::causal_kernel_attention_backward", mutates_args=())
 def causal_kernel_attention_backward(
     dout: Tensor, dweight: Tensor | None, q: Tensor, k: Tensor, v: Tensor, log_weight: Tensor | None,
     valid: Tensor | None, segments: Tensor | None, features: str, projection: Tensor, temperature: float, own: bool,
