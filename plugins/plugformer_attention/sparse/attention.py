@@ -246,7 +246,7 @@ _LIBRARY.define(
 )
 _LIBRARY.impl("block_sparse", _forward, "CompositeExplicitAutograd")
 _LIBRARY.impl("block_sparse_backward", _backward, "CompositeExplicitAutograd")
-_attend_listed = torch.ops.plugformer_attention.sparse.attention
+_attend_listed = torch.ops.plugformer_attention.block_sparse
 _attend_listed_backward = torch.ops.plugformer_attention.block_sparse_backward
 
 
