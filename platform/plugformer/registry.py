@@ -4,7 +4,7 @@ A *kind* is a part of a run that somebody may want to swap. A *plugin* is a clas
 one line of packaging,
 
     [project.entry-points."plugformer.attention"]
-    performer = "plugformer_attention.performer:Performer"
+    performer = "my_package.performer:Performer"
 
 or, in a notebook or a single file, by `@register("attention", "mine")`. Listing plugins imports none of them.
 """
