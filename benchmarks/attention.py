@@ -61,7 +61,10 @@ class Result:
 
     @property
     def reached(self) -> bool:
-        return self.measured is not None and (self.measured <= self.bar if self.at_most else self.measured >= self.bar)
+        if self.measured is None:
+            return False
+        measured = float(f"{self.measured:.3g}")  # as it is printed
+        return measured <= self.bar if self.at_most else measured >= self.bar
 
 
 def run(

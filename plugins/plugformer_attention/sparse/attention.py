@@ -5,19 +5,19 @@ the CPU, tiles of a few query blocks gather their key blocks into the cache and 
 again instead of keeping what the forward pass gathered. On CUDA it is FlexAttention's work.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from functools import reduce
 from math import prod
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
 from plugformer_attention.sparse.pattern import BlockPattern
 
-TILE_BLOCKS = 8  # query blocks at once: their keys, values and weights stay in the second-level cache
+TILE_BLOCKS = 4  # query blocks at once: their keys, values and weights stay in the second-level cache
 FLEX_BLOCK_SIZES = (16, 32, 64, 128, 256)  # that its kernels can cut into tiles of theirs
 CHUNK_PLACES = 4096  # places of heads and samples that are copied at once into contiguous memory
 
@@ -34,38 +34,8 @@ def attend(
         from plugformer_attention.sparse.flex import attend_with_flex  # noqa: PLC0415
 
         return attend_with_flex(q, k, v, pattern)
-    out = _attend_listed(q, k, v, pattern.sees, pattern.within, pattern.occupied, pattern.segments)
-    return out if pattern.overseers is None else _with_overseers(out, q, k, v, pattern)
-
-
-def _with_overseers(out: Tensor, q: Tensor, k: Tensor, v: Tensor, pattern: BlockPattern) -> Tensor:
-    """`out` with the rows of overseers replaced: they see too many keys for lists, so they are attended densely."""
-    assert pattern.overseers is not None
-    size, (batch, heads, _, dim) = pattern.block_size, q.shape
-    place = torch.arange(size, device=q.device)
-    rows = (pattern.overseers.clamp(min=0)[..., None] * size + place).flatten(1)
-    absent = (pattern.overseers < 0).repeat_interleave(size, dim=1)
-    visible = _seen_by_overseers(rows, k.shape[2], pattern)
-    wide = rows[:, None, :, None].expand(batch, heads, -1, dim)
-    seeing = F.scaled_dot_product_attention(q.gather(2, wide), k, v, attn_mask=visible)
-    # What is absent writes the first overseer's rows once more; of these copies one must have the gradient.
-    seeing = torch.where(absent[:, None, :, None], seeing.detach(), seeing)
-    return out.scatter(2, wide, seeing)
-
-
-def _seen_by_overseers(rows: Tensor, keys: int, pattern: BlockPattern) -> Bool[Tensor, "batch 1 rows keys"] | None:
-    parts = []
-    if pattern.occupied is not None:
-        parts.append(pattern.occupied[:, None, None, :])
-    if pattern.segments is not None:
-        own = pattern.segments.gather(1, rows.expand(pattern.segments.shape[0], -1))
-        parts.append(own[:, None, :, None] == pattern.segments[:, None, None, :])
-    if pattern.causal:
-        parts.append(rows[:, None, :, None] >= torch.arange(keys, device=rows.device))
-    visible = None
-    for part in parts:
-        visible = part if visible is None else visible & part
-    return visible
+    p = pattern
+    return _attend_listed(q, k, v, p.sees, p.within, p.occupied, p.segments, p.overseers, p.causal)
 
 
 # ---------------------------------------------------------------------------------------------- gathered tiles
@@ -77,6 +47,20 @@ class _Tile(NamedTuple):
     queries: slice
     keys: Int[Tensor, "blocks_seen"]
     hidden: Bool[Tensor, "blocks #block_size places"] | None
+
+
+class _Overseers(NamedTuple):
+    """Blocks of a chunk whose queries see all keys of their head and sample: too many for lists, so densely.
+
+    Attributes:
+        blocks: int `[lanes * overseers]`; where a sample has fewer, the first stands again.
+        present: bool `[lanes, rows, 1]`, whether a row is not such a repetition.
+        hidden: bool `[lanes, #rows, places]`, what they don't see; None for nothing.
+    """
+
+    blocks: Tensor
+    present: Tensor
+    hidden: Tensor | None
 
 
 class _Chunk:
@@ -92,8 +76,44 @@ class _Chunk:
         target = x[self.where]
         target.copy_(blocks.view(target.shape))
 
+    def overseers(
+        self,
+        overseers: Tensor,
+        occupied: Tensor | None,
+        segments: Tensor | None,
+        causal: bool,
+        shape: torch.Size,
+    ) -> _Overseers:
+        samples, heads = (torch.arange(count)[part] for count, part in zip(shape[:2], self.where, strict=True))
+        samples = samples.repeat_interleave(len(heads)).to(overseers.device)  # of each lane
+        lanes = torch.arange(len(samples), device=overseers.device)
+
+        def of_lanes(x: Tensor) -> Tensor:
+            return x.expand(shape[0], *x.shape[1:])[samples]
+
+        listed = of_lanes(overseers)
+        blocks = listed.clamp(min=0)
+        place = torch.arange(self.block_size, device=blocks.device)
+        rows = (blocks[..., None] * self.block_size + place).flatten(1)
+        hidden = [] if occupied is None else [~of_lanes(occupied)[:, None]]
+        if segments is not None:
+            own = of_lanes(segments)
+            hidden.append(own.gather(1, rows)[..., None] != own[:, None])
+        if causal:
+            hidden.append(rows[..., None] < torch.arange(shape[2], device=rows.device))
+        return _Overseers(
+            (blocks + shape[2] // self.block_size * lanes[:, None]).flatten(),
+            (listed >= 0).repeat_interleave(self.block_size, 1)[..., None],
+            reduce(torch.logical_or, hidden) if hidden else None,
+        )
+
     def tiles(
-        self, sees: Tensor, occupied: Tensor | None, segments: Tensor | None, shape: torch.Size
+        self,
+        sees: Tensor,
+        occupied: Tensor | None,
+        segments: Tensor | None,
+        shape: torch.Size,
+        skipped: Container[int],
     ) -> Iterator[_Tile]:
         batch, heads, keys, _ = shape
         samples, some_heads = (range(count)[part] for count, part in zip((batch, heads), self.where, strict=True))
@@ -111,8 +131,7 @@ class _Chunk:
             occupied = occupied.expand(batch, -1).reshape(-1, self.block_size)
         if segments is not None:
             segments = segments.reshape(-1, self.block_size)
-        for start in range(0, len(lanes) * query_blocks, TILE_BLOCKS):
-            rows = slice(start, start + TILE_BLOCKS)
+        for rows in _runs(len(lanes) * query_blocks, skipped):
             hidden = absent[rows, :, None].expand(-1, -1, self.block_size).flatten(1)[:, None]
             if occupied is not None:
                 hidden = hidden | ~occupied[of_sample[rows]].flatten(1)[:, None]
@@ -121,6 +140,18 @@ class _Chunk:
             # The CPU can look, and most tiles hide nothing; another device would have to wait for the answer.
             hides = hidden.device.type != "cpu" or bool(hidden.any())
             yield _Tile(rows, in_chunk[rows].flatten(), hidden if hides else None)
+
+
+def _runs(count: int, skipped: Container[int]) -> Iterator[slice]:
+    """Query blocks that make a tile, without those skipped."""
+    start = 0
+    while start < count:
+        stop = start
+        while stop < min(start + TILE_BLOCKS, count) and stop not in skipped:
+            stop += 1
+        if stop > start:
+            yield slice(start, stop)
+        start = max(stop, start + 1)
 
 
 def _chunks(q: Tensor, k: Tensor, block_size: int) -> Iterator[_Chunk]:
@@ -135,22 +166,49 @@ def _chunks(q: Tensor, k: Tensor, block_size: int) -> Iterator[_Chunk]:
             yield _Chunk(where, block_size, dtype)
 
 
-def _weights(q: Tensor, k: Tensor, within: Tensor | None, unseen: Tensor | None, hidden: Tensor | None) -> Tensor:
+class _Room:
+    """Memory for what a tile needs for a moment, the same for every tile: fresh memory would cost page faults."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
+        self._taken: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, *shape: int) -> Tensor:
+        size = prod(shape)
+        if name not in self._taken or self._taken[name].numel() < size:
+            self._taken[name] = self._like.new_empty(size)
+        return self._taken[name][:size].view(shape)
+
+    def gather(self, name: str, blocks: Tensor, which: Tensor, count: int) -> Float[Tensor, "count places head_dim"]:
+        room = self(name, len(which), *blocks.shape[1:])
+        return torch.index_select(blocks, 0, which, out=room).view(count, -1, blocks.shape[-1])
+
+    def bmm(self, name: str, a: Tensor, b: Tensor) -> Tensor:
+        return torch.bmm(a, b, out=self(name, a.shape[0], a.shape[1], b.shape[2]))
+
+
+def _weights(
+    room: _Room, q: Tensor, k: Tensor, within: Tensor | None, unseen: Tensor | None, hidden: Tensor | None
+) -> Tensor:
     """Softmax over `[blocks, block_size, places]`.
 
     Args:
         within: the pattern's as numbers to be added to the logits.
         unseen: the same as bool, True for what is not seen.
     """
-    if within is None:
-        logits = torch.bmm(q, k.transpose(1, 2))
-    else:
-        logits = torch.baddbmm(within.expand(q.shape[0], -1, -1), q, k.transpose(1, 2))
+    logits = room.bmm("weights", q, k.transpose(1, 2))
+    if within is not None:
+        logits.add_(within)
     if hidden is None:
         return torch.softmax(logits, -1, out=logits)
     hidden = hidden if unseen is None else hidden | unseen
     logits.masked_fill_(hidden, torch.finfo(logits.dtype).min)
     return torch.softmax(logits, -1, out=logits).masked_fill_(hidden, 0.0)
+
+
+def _gradient_of_logits(room: _Room, grad: Tensor, value: Tensor, weights: Tensor) -> Tensor:
+    dweights = room.bmm("dweights", grad, value.transpose(1, 2))
+    return torch.ops.aten._softmax_backward_data.out(dweights, weights, -1, weights.dtype, grad_input=dweights)
 
 
 def _rules(within: Tensor | None, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
@@ -168,6 +226,8 @@ def _forward(
     within: Tensor | None,
     occupied: Tensor | None,
     segments: Tensor | None,
+    overseers: Tensor | None,
+    causal: bool,
 ) -> Tensor:
     out = _heads_last(q)
     block_size, scale = q.shape[2] // sees.shape[2], q.shape[3] ** -0.5
@@ -175,11 +235,21 @@ def _forward(
         for chunk in _chunks(q, k, block_size):
             queries, keys, values = chunk.take(q) * scale, chunk.take(k), chunk.take(v)
             added, unseen = _rules(within, chunk.dtype)
-            made = torch.empty_like(queries)
-            for tile in chunk.tiles(sees, occupied, segments, k.shape):
+            made, room = torch.empty_like(queries), _Room(queries)
+            skipped = set[int]()
+            if overseers is not None:
+                seer = chunk.overseers(overseers, occupied, segments, causal, k.shape)
+                lanes, skipped = len(seer.present), set(seer.blocks.tolist())
+                query = _gather(queries, seer.blocks, lanes)
+                weights = _weights(room, query, _by_lane(keys, lanes), None, None, seer.hidden)
+                made[seer.blocks] = torch.bmm(weights, _by_lane(values, lanes)).view(-1, *made.shape[1:])
+            for tile in chunk.tiles(sees, occupied, segments, k.shape, skipped):
                 query = queries[tile.queries]
-                key, value = (_gather(part, tile.keys, len(query)) for part in (keys, values))
-                made[tile.queries] = torch.bmm(_weights(query, key, added, unseen, tile.hidden), value)
+                key, value = (
+                    room.gather(name, part, tile.keys, len(query))
+                    for name, part in (("keys", keys), ("values", values))
+                )
+                torch.bmm(_weights(room, query, key, added, unseen, tile.hidden), value, out=made[tile.queries])
             chunk.put(out, made)
     return out
 
@@ -187,7 +257,6 @@ def _forward(
 @torch.no_grad()
 def _backward(
     gradient: Tensor,
-    out: Tensor,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -195,6 +264,8 @@ def _backward(
     within: Tensor | None,
     occupied: Tensor | None,
     segments: Tensor | None,
+    overseers: Tensor | None,
+    causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dq, dk, dv = _heads_last(q), _heads_last(k), _heads_last(v)
     block_size, scale = q.shape[2] // sees.shape[2], q.shape[3] ** -0.5
@@ -202,18 +273,32 @@ def _backward(
         for chunk in _chunks(q, k, block_size):
             queries, keys, values, grads = chunk.take(q) * scale, chunk.take(k), chunk.take(v), chunk.take(gradient)
             added, unseen = _rules(within, chunk.dtype)
-            # Of the softmax: what all weights of a query have in common (Dao et al. 2022, appendix B.2).
-            common = (grads * chunk.take(out)).sum(-1, keepdim=True).neg_()
-            dqueries, dkeys, dvalues = torch.empty_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
-            for tile in chunk.tiles(sees, occupied, segments, k.shape):
+            dqueries, dkeys, dvalues = torch.zeros_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
+            room, skipped = _Room(queries), set[int]()
+            if overseers is not None:
+                seer = chunk.overseers(overseers, occupied, segments, causal, k.shape)
+                lanes, skipped = len(seer.present), set(seer.blocks.tolist())
+                query, grad = (_gather(part, seer.blocks, lanes) for part in (queries, grads))
+                grad = grad * seer.present
+                key, value = _by_lane(keys, lanes), _by_lane(values, lanes)
+                weights = _weights(room, query, key, None, None, seer.hidden)
+                _by_lane(dvalues, lanes).baddbmm_(weights.transpose(1, 2), grad)
+                dlogits = _gradient_of_logits(room, grad, value, weights)
+                _by_lane(dkeys, lanes).baddbmm_(dlogits.transpose(1, 2), query)
+                overseen = torch.bmm(dlogits, key)
+            for tile in chunk.tiles(sees, occupied, segments, k.shape, skipped):
                 query, grad = queries[tile.queries], grads[tile.queries]
-                key, value = (_gather(part, tile.keys, len(query)) for part in (keys, values))
-                weights = _weights(query, key, added, unseen, tile.hidden)
-                _scatter(dvalues, tile.keys, torch.bmm(weights.transpose(1, 2), grad))
-                shared = common[tile.queries].expand(-1, -1, weights.shape[2])
-                dlogits = torch.baddbmm(shared, grad, value.transpose(1, 2)).mul_(weights)
-                dqueries[tile.queries] = torch.bmm(dlogits, key)
-                _scatter(dkeys, tile.keys, torch.bmm(dlogits.transpose(1, 2), query))
+                key, value = (
+                    room.gather(name, part, tile.keys, len(query))
+                    for name, part in (("keys", keys), ("values", values))
+                )
+                weights = _weights(room, query, key, added, unseen, tile.hidden)
+                _scatter(dvalues, tile.keys, room.bmm("dvalues", weights.transpose(1, 2), grad))
+                dlogits = _gradient_of_logits(room, grad, value, weights)
+                torch.bmm(dlogits, key, out=dqueries[tile.queries])
+                _scatter(dkeys, tile.keys, room.bmm("dkeys", dlogits.transpose(1, 2), query))
+            if overseers is not None:
+                _scatter(dqueries, seer.blocks, overseen)
             for whole, part in ((dq, dqueries.mul_(scale)), (dk, dkeys), (dv, dvalues)):
                 chunk.put(whole, part)
     return dq, dk, dv
@@ -229,6 +314,10 @@ def _gather(blocks: Tensor, which: Tensor, count: int) -> Float[Tensor, "count p
     return blocks.index_select(0, which).view(count, -1, blocks.shape[-1])
 
 
+def _by_lane(blocks: Tensor, lanes: int) -> Float[Tensor, "lanes places head_dim"]:
+    return blocks.view(lanes, -1, blocks.shape[-1])
+
+
 def _scatter(blocks: Tensor, which: Tensor, added: Tensor) -> None:
     blocks.index_add_(0, which, added.view(-1, *blocks.shape[1:]))
 
@@ -238,11 +327,10 @@ def _scatter(blocks: Tensor, which: Tensor, added: Tensor) -> None:
 # An operator is one node of a compiled graph, whose loop over tiles may look at numbers, and is safe to call where
 # tensors have none. It is defined by hand because `torch.library.custom_op` loads the whole compiler when first called.
 _LIBRARY = torch.library.Library("plugformer_attention", "FRAGMENT")
-_PATTERN = "Tensor sees, Tensor? within, Tensor? occupied, Tensor? segments"
+_PATTERN = "Tensor sees, Tensor? within, Tensor? occupied, Tensor? segments, Tensor? overseers, bool causal"
 _LIBRARY.define(f"block_sparse(Tensor q, Tensor k, Tensor v, {_PATTERN}) -> Tensor")
 _LIBRARY.define(
-    f"block_sparse_backward(Tensor gradient, Tensor out, Tensor q, Tensor k, Tensor v, {_PATTERN})"
-    " -> (Tensor, Tensor, Tensor)"
+    f"block_sparse_backward(Tensor gradient, Tensor q, Tensor k, Tensor v, {_PATTERN}) -> (Tensor, Tensor, Tensor)"
 )
 _LIBRARY.impl("block_sparse", _forward, "CompositeExplicitAutograd")
 _LIBRARY.impl("block_sparse_backward", _backward, "CompositeExplicitAutograd")
@@ -250,22 +338,21 @@ _attend_listed = torch.ops.plugformer_attention.block_sparse
 _attend_listed_backward = torch.ops.plugformer_attention.block_sparse_backward
 
 
-def _forward_shape(q: Tensor, k: Tensor, v: Tensor, *pattern: Tensor | None) -> Tensor:
+def _forward_shape(q: Tensor, k: Tensor, v: Tensor, *pattern: Any) -> Tensor:
     return _heads_last(q)
 
 
-def _backward_shapes(
-    gradient: Tensor, out: Tensor, q: Tensor, k: Tensor, v: Tensor, *pattern: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_shapes(gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, *pattern: Any) -> tuple[Tensor, Tensor, Tensor]:
     return _heads_last(q), _heads_last(k), _heads_last(v)
 
 
 def _keep(ctx: Any, inputs: Any, output: Tensor) -> None:
-    ctx.save_for_backward(output, *inputs)
+    *tensors, ctx.causal = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _differentiate(ctx: Any, gradient: Tensor) -> Any:
-    return *_attend_listed_backward(gradient, *ctx.saved_tensors), None, None, None, None
+    return *_attend_listed_backward(gradient, *ctx.saved_tensors, ctx.causal), *[None] * 6
 
 
 def _forward_flops(q: Any, k: Any, v: Any, sees: Any, *_: Any, **__: Any) -> int:
@@ -273,7 +360,7 @@ def _forward_flops(q: Any, k: Any, v: Any, sees: Any, *_: Any, **__: Any) -> int
     return 4 * prod(q) * sees[-1] * (q[2] // sees[2])
 
 
-def _backward_flops(gradient: Any, out: Any, q: Any, k: Any, v: Any, sees: Any, *_: Any, **__: Any) -> int:
+def _backward_flops(gradient: Any, q: Any, k: Any, v: Any, sees: Any, *_: Any, **__: Any) -> int:
     return 10 * prod(q) * sees[-1] * (q[2] // sees[2])
 
 

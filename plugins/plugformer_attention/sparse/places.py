@@ -107,14 +107,17 @@ class Runs(Blocks):
         return cls(length, block_size, ceil(leading / block_size), lattice, Grid(("place",), (block_size,)), leading)
 
     def spread(self, x: Tensor, dim: int) -> Tensor:
-        lead, rest = x.split([self.leading, self.length - self.leading], dim)
-        rest = pad(rest, dim, 0, len(self.lattice) * self.block_size - rest.shape[dim])
+        missing = len(self.lattice) * self.block_size - (self.length - self.leading)
         if not self.leading:
-            return rest
+            return pad(x, dim, 0, missing)
+        lead, rest = x.split([self.leading, self.length - self.leading], dim)
+        rest = pad(rest, dim, 0, missing)
         return torch.cat([pad(lead, dim, 0, self.lead_blocks * self.block_size - self.leading), rest], dim)
 
     def collect(self, x: Tensor, dim: int) -> Tensor:
         front = self.lead_blocks * self.block_size
+        if x.shape[dim] == self.length:
+            return x
         rest = x.narrow(dim, front, self.length - self.leading)
         return torch.cat([x.narrow(dim, 0, self.leading), rest], dim) if self.leading else rest
 
