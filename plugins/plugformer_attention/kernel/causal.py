@@ -35,6 +35,7 @@ from plugformer_attention.kernel.kernels import (
 # Small chunks multiply less, large ones are fewer; the time of a GPU goes into starting its kernels.
 CHUNK = {"cpu": 64}
 CHUNK_ELSEWHERE = 512
+KEPT = 2  # of so many chunks one state is kept for the backward pass, which makes the others anew
 
 
 def chunk_size(x: Tensor) -> int:
@@ -158,8 +159,24 @@ def forward_chunk(
     weights = weigh(scale, state.reference, keys, start, stop)
     square = torch.bmm(fq, fk.mT).mul_(weights.within)
     sums = torch.bmm(fq, state.sums).mul_(weights.carried).baddbmm_(square, values)
+    return sums, weights.seen, _state_after(state, fk, values, weights)
+
+
+def _state_after(state: KernelState, fk: Tensor, values: Tensor, weights: Weights) -> KernelState:
     new = (state.sums * weights.kept).baddbmm_(fk.mT, values * weights.added)
-    return sums, weights.seen, KernelState(new, weights.after)
+    return KernelState(new, weights.after)
+
+
+def _states_before(
+    first: KernelState, k: Tensor, v: Tensor, keys: Keys, kernel: Kernel, group: list[tuple[int, int]]
+) -> list[KernelState]:
+    """Of each chunk of a group, from that of the first."""
+    states = [first]
+    for start, stop in group[:-1]:
+        fk, scale = kernel.features_of(piece(k, start, stop))
+        weights = weigh(scale, states[-1].reference, keys, start, stop)
+        states.append(_state_after(states[-1], fk, with_ones(piece(v, start, stop)), weights))
+    return states
 
 
 def backward_chunk(
@@ -197,7 +214,8 @@ def causal_kernel_attention(
     Args:
         own: whether a query sees the key at its own place.
         whole: whether this is all that queries see; otherwise out is not divided, and both are the sums as they are.
-        keep: whether the states before each chunk are to be returned, for the backward pass: sums and references.
+        keep: whether the states before each group of chunks are to be returned, for the backward pass: sums and
+            references.
     """
     out, weight, seen, states, references = _results(q, k, v, log_weight, features, projection, keep)
     with torch.autocast(q.device.type, enabled=False):
@@ -206,8 +224,8 @@ def causal_kernel_attention(
         state = empty_state(q, kernel)
         for number, (start, stop) in enumerate(chunks(q.shape[2], chunk_size(q))):
             parts = pieces(q, k, v, start, stop)
-            if keep:
-                states[number], references[number] = state
+            if keep and number % KEPT == 0:
+                states[number // KEPT], references[number // KEPT] = state
             sums, refer_to, state = forward_chunk(*parts, keys, state, kernel, start, stop)
             divided = divide(sums, kernel) if whole else (sums[..., :-1], sums[..., -1])
             for result, part in zip((out, weight, seen), (*divided, refer_to), strict=True):
@@ -226,7 +244,7 @@ def _results(
     """Uninitialised."""
     batch, heads, length, dim = q.shape
     wide = computing_dtype(q)
-    number = -(-length // chunk_size(q)) if keep else 0
+    number = -(-length // (chunk_size(q) * KEPT)) if keep else 0
     weight, seen = (q.new_empty(batch, heads, length, dtype=wide) for _ in range(2))
     count = Kernel(features, projection, 1.0).num_features(dim)
     states = weight.new_empty(number, batch * heads, count, dim + 1)
@@ -245,19 +263,22 @@ def causal_kernel_attention_backward(
         keys = Keys.of(q, log_weight, valid, segments, own=own)
         kernel = Kernel(features, projection, temperature).for_(weight.dtype)
         dstate = torch.zeros_like(states[0])
-        for number, (start, stop) in reversed(list(enumerate(chunks(q.shape[2], chunk_size(q))))):
-            dsums = piece(dout, start, stop)
-            if whole:
-                dsums = gradient_of_division(dsums, piece(out, start, stop), piece(weight, start, stop), kernel)
-            else:
-                assert dweight is not None
-                dsums = torch.cat([dsums, piece(dweight, start, stop).unsqueeze(-1)], -1)
-            parts = pieces(q, k, v, start, stop)
-            state = KernelState(states[number], references[number])
-            *gradients, dstate = backward_chunk(*parts, dsums, dstate, keys, state, kernel, start, stop)
-            for result, part in zip((dq, dk, dv, dlog_weight), gradients, strict=True):
-                if part is not None:
-                    put(result, start, stop, part)
+        all_chunks = list(chunks(q.shape[2], chunk_size(q)))
+        for number in reversed(range(len(states))):
+            group = all_chunks[number * KEPT : (number + 1) * KEPT]
+            before = _states_before(KernelState(states[number], references[number]), k, v, keys, kernel, group)
+            for (start, stop), state in zip(reversed(group), reversed(before), strict=True):
+                dsums = piece(dout, start, stop)
+                if whole:
+                    dsums = gradient_of_division(dsums, piece(out, start, stop), piece(weight, start, stop), kernel)
+                else:
+                    assert dweight is not None
+                    dsums = torch.cat([dsums, piece(dweight, start, stop).unsqueeze(-1)], -1)
+                parts = pieces(q, k, v, start, stop)
+                *gradients, dstate = backward_chunk(*parts, dsums, dstate, keys, state, kernel, start, stop)
+                for result, part in zip((dq, dk, dv, dlog_weight), gradients, strict=True):
+                    if part is not None:
+                        put(result, start, stop, part)
     return dq, dk, dv, dlog_weight
 
 
