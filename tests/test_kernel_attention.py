@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from plugformer.errors import UserError
 from plugformer.interfaces import Mask
@@ -341,3 +342,19 @@ def test_compiles_as_one_graph(variant, causal):
     script = COMPILED.format(causal=causal, options=VARIANTS[variant])
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_operations_are_counted(causal):
+    """Twice the length has twice of them, and there are at least those of the formula as it stands in the paper."""
+    counted = []
+    for length in (512, 1024):
+        mechanism = make("performer", num_features=16, causal=causal)
+        q, k, v = (part.requires_grad_() for part in heads(length))
+        with FlopCounterMode(display=False) as counter:
+            mechanism(q, k, v, Mask(causal=causal)).sum().backward()
+        counted.append(counter.get_total_flops())
+    batch, num_heads, _, head_dim = q.shape
+    forward = 2 * batch * num_heads * 512 * (2 * head_dim * 16 + 2 * 16 * (head_dim + 1))
+    assert 3 * forward <= counted[0] <= (16 if causal else 4) * forward  # squares are the larger part
+    assert counted[1] == 2 * counted[0]

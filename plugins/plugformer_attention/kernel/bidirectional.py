@@ -8,6 +8,7 @@ where s_j is the scale of a key and R the largest one so far; as every query see
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from plugformer_attention.kernel.kernels import (
     LOWEST,
@@ -21,6 +22,7 @@ from plugformer_attention.kernel.kernels import (
     like_tokens,
     piece,
     pieces,
+    products,
     put,
     with_ones,
 )
@@ -130,3 +132,15 @@ def _backward(ctx, dout, *_):  # type: ignore[no-untyped-def]
 
 
 bidirectional_kernel_attention.register_autograd(_backward, setup_context=_remember)
+
+
+@register_flop_formula(torch.ops.plugformer_attention.bidirectional_kernel_attention, get_raw=True)
+def _(q, k, *others, out_val, **_) -> int:  # type: ignore[no-untyped-def]
+    tokens, directions = q[..., 0].numel() + k[..., 0].numel(), others[3].shape[-1]
+    return products(tokens, (q.shape[3], directions), out_val[2].shape[1:])
+
+
+@register_flop_formula(torch.ops.plugformer_attention.bidirectional_kernel_attention_backward, get_raw=True)
+def _(dout, q, k, *others, **_) -> int:  # type: ignore[no-untyped-def]
+    tokens, (_, _, _, projection, _, _, _, state, _) = q[..., 0].numel() + k[..., 0].numel(), others
+    return products(tokens, *2 * [(q.shape[3], projection.shape[-1]), state.shape[1:]])

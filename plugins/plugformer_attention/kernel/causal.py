@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from plugformer_attention.kernel.kernels import (
     LOWEST,
@@ -28,6 +29,7 @@ from plugformer_attention.kernel.kernels import (
     like_tokens,
     piece,
     pieces,
+    products,
     put,
     with_ones,
 )
@@ -35,6 +37,7 @@ from plugformer_attention.kernel.kernels import (
 # Small chunks multiply less, large ones are fewer; the time of a GPU goes into starting its kernels.
 CHUNK = {"cpu": 64}
 CHUNK_ELSEWHERE = 512
+Size = tuple[int, int]
 KEPT = 2  # of so many chunks one state is kept for the backward pass, which makes the others anew
 
 
@@ -312,3 +315,25 @@ def _backward(ctx, dout, dweight, *_):  # type: ignore[no-untyped-def]
 
 
 causal_kernel_attention.register_autograd(_backward, setup_context=_remember)
+
+
+@register_flop_formula(torch.ops.plugformer_attention.causal_kernel_attention, get_raw=True)
+def _(q, k, v, log_weight, valid, segments, features, projection, *others, out_val, **_) -> int:  # type: ignore[no-untyped-def]
+    once, state, square = _sizes(q, features, projection)
+    return products(q[..., 0].numel(), *2 * [once], *2 * [state], *square)
+
+
+@register_flop_formula(torch.ops.plugformer_attention.causal_kernel_attention_backward, get_raw=True)
+def _(dout, dweight, q, k, v, log_weight, valid, segments, features, projection, *others, **_) -> int:  # type: ignore[no-untyped-def]
+    once, state, square = _sizes(q, features, projection)
+    again = KEPT - 1  # chunks of a group whose features and state are made once more
+    return products(q[..., 0].numel(), *4 * [once], *4 * [state], *3 * [square[0]], *2 * [square[1]]) + products(
+        q[..., 0].numel() * again // KEPT, once, state
+    )
+
+
+def _sizes(q: Tensor, features: str, projection: Tensor) -> tuple[Size, Size, tuple[Size, Size]]:
+    """Of what a token is multiplied with: the directions of features, the state, and both products of a square."""
+    dim, size = q.shape[3], min(q.shape[2], chunk_size(q))
+    count = Kernel(features, projection, 1.0).num_features(dim)
+    return (dim, projection.shape[-1]), (count, dim + 1), ((size, count), (size, dim + 1))

@@ -106,3 +106,8 @@ def gradient_of_keys(
 def gradient_of_queries(q: Tensor, f: Tensor, df: Tensor, kernel: Kernel) -> Tensor:
     """Through f alone: attention is a ratio, so that what scales a query cancels. Overwrites `df`."""
     return kernel.map.gradient(q, kernel.projection, f, df)
+
+
+def products(tokens: int, *sizes: tuple[int, int]) -> int:
+    """Operations of products that take each token from one width to another."""
+    return 2 * tokens * sum(width * other for width, other in sizes)
