@@ -10,7 +10,7 @@ from plugformer.errors import UserError
 from plugformer.interfaces import Mask
 from plugformer.nn.initialise import seed_for
 from plugformer_attention.sparse.blockwise import Blockwise
-from plugformer_attention.sparse.pattern import BlockPattern, own_block_causal
+from plugformer_attention.sparse.pattern import BlockPattern, own_block_causal, without_gaps
 from plugformer_attention.sparse.places import Blocks
 from plugformer_attention.sparse.reference import bigbird_visibility, softmax_over
 
@@ -94,6 +94,7 @@ class BigBird(Blockwise):
         drawn = self._random_blocks(taken[:, None], end.expand(len(count), len(number))[:, None])
 
         sees = torch.cat([taken[:, None].expand(-1, drawn.shape[1], -1, -1), drawn], dim=3)
+        sees = without_gaps(sees, len(number))
         within = own_block_causal(self.block_size, sees.shape[3], device) if causal else None
         return BlockPattern(self.block_size, sees, within, overseers=None if causal else all_see)
 

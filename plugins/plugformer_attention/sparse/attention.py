@@ -17,7 +17,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from plugformer_attention.sparse.pattern import BlockPattern
 
-TILE_BLOCKS = 4  # query blocks at once: their keys, values and weights stay in the second-level cache
+TILE = 2**17  # logits at once: with their queries, keys and values they stay in a processor's cache
 FLEX_BLOCK_SIZES = (16, 32, 64, 128, 256)  # that its kernels can cut into tiles of theirs
 CHUNK_PLACES = 4096  # places of heads and samples that are copied at once into contiguous memory
 
@@ -48,6 +48,10 @@ class _Tile(NamedTuple):
     keys: Int[Tensor, "blocks_seen"]
     hidden: Bool[Tensor, "blocks #block_size places"] | None
 
+    @property
+    def num_blocks(self) -> int:
+        return self.queries.stop - self.queries.start
+
 
 class _Overseers(NamedTuple):
     """Blocks of a chunk whose queries see all keys of their head and sample: too many for lists, so densely.
@@ -61,6 +65,11 @@ class _Overseers(NamedTuple):
     blocks: Tensor
     present: Tensor
     hidden: Tensor | None
+
+    @property
+    def skipped(self) -> Container[int]:
+        """Blocks that need no list, where leaving them out doesn't cut the tiles of short sequences to pieces."""
+        return set(self.blocks.tolist()) if len(self.present) == 1 else ()
 
 
 class _Chunk:
@@ -78,12 +87,14 @@ class _Chunk:
 
     def overseers(
         self,
-        overseers: Tensor,
+        overseers: Tensor | None,
         occupied: Tensor | None,
         segments: Tensor | None,
         causal: bool,
         shape: torch.Size,
-    ) -> _Overseers:
+    ) -> _Overseers | None:
+        if overseers is None:
+            return None
         samples, heads = (torch.arange(count)[part] for count, part in zip(shape[:2], self.where, strict=True))
         samples = samples.repeat_interleave(len(heads)).to(overseers.device)  # of each lane
         lanes = torch.arange(len(samples), device=overseers.device)
@@ -131,7 +142,7 @@ class _Chunk:
             occupied = occupied.expand(batch, -1).reshape(-1, self.block_size)
         if segments is not None:
             segments = segments.reshape(-1, self.block_size)
-        for rows in _runs(len(lanes) * query_blocks, skipped):
+        for rows in _runs(len(lanes) * query_blocks, max(1, TILE // (self.block_size**2 * seen)), skipped):
             hidden = absent[rows, :, None].expand(-1, -1, self.block_size).flatten(1)[:, None]
             if occupied is not None:
                 hidden = hidden | ~occupied[of_sample[rows]].flatten(1)[:, None]
@@ -142,12 +153,12 @@ class _Chunk:
             yield _Tile(rows, in_chunk[rows].flatten(), hidden if hides else None)
 
 
-def _runs(count: int, skipped: Container[int]) -> Iterator[slice]:
-    """Query blocks that make a tile, without those skipped."""
+def _runs(count: int, most: int, skipped: Container[int]) -> Iterator[slice]:
+    """Query blocks that make a tile, at most so many, without those skipped."""
     start = 0
     while start < count:
         stop = start
-        while stop < min(start + TILE_BLOCKS, count) and stop not in skipped:
+        while stop < min(start + most, count) and stop not in skipped:
             stop += 1
         if stop > start:
             yield slice(start, stop)
@@ -179,9 +190,12 @@ class _Room:
             self._taken[name] = self._like.new_empty(size)
         return self._taken[name][:size].view(shape)
 
-    def gather(self, name: str, blocks: Tensor, which: Tensor, count: int) -> Float[Tensor, "count places head_dim"]:
-        room = self(name, len(which), *blocks.shape[1:])
-        return torch.index_select(blocks, 0, which, out=room).view(count, -1, blocks.shape[-1])
+    def gather(self, keys: Tensor, values: Tensor, tile: _Tile) -> tuple[Tensor, Tensor]:
+        """Both `[blocks, places, head_dim]`."""
+        shape = len(tile.keys), *keys.shape[1:]
+        key = torch.index_select(keys, 0, tile.keys, out=self("keys", *shape))
+        value = torch.index_select(values, 0, tile.keys, out=self("values", *shape))
+        return key.view(tile.num_blocks, -1, shape[-1]), value.view(tile.num_blocks, -1, shape[-1])
 
     def bmm(self, name: str, a: Tensor, b: Tensor) -> Tensor:
         return torch.bmm(a, b, out=self(name, a.shape[0], a.shape[1], b.shape[2]))
@@ -236,20 +250,15 @@ def _forward(
             queries, keys, values = chunk.take(q) * scale, chunk.take(k), chunk.take(v)
             added, unseen = _rules(within, chunk.dtype)
             made, room = torch.empty_like(queries), _Room(queries)
-            skipped = set[int]()
-            if overseers is not None:
-                seer = chunk.overseers(overseers, occupied, segments, causal, k.shape)
-                lanes, skipped = len(seer.present), set(seer.blocks.tolist())
-                query = _gather(queries, seer.blocks, lanes)
-                weights = _weights(room, query, _by_lane(keys, lanes), None, None, seer.hidden)
-                made[seer.blocks] = torch.bmm(weights, _by_lane(values, lanes)).view(-1, *made.shape[1:])
-            for tile in chunk.tiles(sees, occupied, segments, k.shape, skipped):
+            seer = chunk.overseers(overseers, occupied, segments, causal, k.shape)
+            for tile in chunk.tiles(sees, occupied, segments, k.shape, seer.skipped if seer else ()):
                 query = queries[tile.queries]
-                key, value = (
-                    room.gather(name, part, tile.keys, len(query))
-                    for name, part in (("keys", keys), ("values", values))
-                )
+                key, value = room.gather(keys, values, tile)
                 torch.bmm(_weights(room, query, key, added, unseen, tile.hidden), value, out=made[tile.queries])
+            if seer is not None:
+                key, value = (_by_lane(part, seer) for part in (keys, values))
+                weights = _weights(room, _of(seer, queries), key, None, None, seer.hidden)
+                made[seer.blocks] = torch.bmm(weights, value).view(-1, *made.shape[1:])
             chunk.put(out, made)
     return out
 
@@ -274,30 +283,26 @@ def _backward(
             queries, keys, values, grads = chunk.take(q) * scale, chunk.take(k), chunk.take(v), chunk.take(gradient)
             added, unseen = _rules(within, chunk.dtype)
             dqueries, dkeys, dvalues = torch.zeros_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
-            room, skipped = _Room(queries), set[int]()
-            if overseers is not None:
-                seer = chunk.overseers(overseers, occupied, segments, causal, k.shape)
-                lanes, skipped = len(seer.present), set(seer.blocks.tolist())
-                query, grad = (_gather(part, seer.blocks, lanes) for part in (queries, grads))
-                grad = grad * seer.present
-                key, value = _by_lane(keys, lanes), _by_lane(values, lanes)
+            room = _Room(queries)
+            seer = chunk.overseers(overseers, occupied, segments, causal, k.shape)
+            if seer is not None:
+                query, grad = _of(seer, queries), _of(seer, grads) * seer.present
+                key, value = _by_lane(keys, seer), _by_lane(values, seer)
                 weights = _weights(room, query, key, None, None, seer.hidden)
-                _by_lane(dvalues, lanes).baddbmm_(weights.transpose(1, 2), grad)
+                _by_lane(dvalues, seer).baddbmm_(weights.transpose(1, 2), grad)
                 dlogits = _gradient_of_logits(room, grad, value, weights)
-                _by_lane(dkeys, lanes).baddbmm_(dlogits.transpose(1, 2), query)
+                _by_lane(dkeys, seer).baddbmm_(dlogits.transpose(1, 2), query)
                 overseen = torch.bmm(dlogits, key)
-            for tile in chunk.tiles(sees, occupied, segments, k.shape, skipped):
+                grads = grads.index_fill(0, seer.blocks, 0.0)
+            for tile in chunk.tiles(sees, occupied, segments, k.shape, seer.skipped if seer else ()):
                 query, grad = queries[tile.queries], grads[tile.queries]
-                key, value = (
-                    room.gather(name, part, tile.keys, len(query))
-                    for name, part in (("keys", keys), ("values", values))
-                )
+                key, value = room.gather(keys, values, tile)
                 weights = _weights(room, query, key, added, unseen, tile.hidden)
                 _scatter(dvalues, tile.keys, room.bmm("dvalues", weights.transpose(1, 2), grad))
                 dlogits = _gradient_of_logits(room, grad, value, weights)
                 torch.bmm(dlogits, key, out=dqueries[tile.queries])
                 _scatter(dkeys, tile.keys, room.bmm("dkeys", dlogits.transpose(1, 2), query))
-            if overseers is not None:
+            if seer is not None:
                 _scatter(dqueries, seer.blocks, overseen)
             for whole, part in ((dq, dqueries.mul_(scale)), (dk, dkeys), (dv, dvalues)):
                 chunk.put(whole, part)
@@ -310,12 +315,12 @@ def _heads_last(x: Tensor) -> Tensor:
     return x.new_empty(batch, length, heads, dim).transpose(1, 2)
 
 
-def _gather(blocks: Tensor, which: Tensor, count: int) -> Float[Tensor, "count places head_dim"]:
-    return blocks.index_select(0, which).view(count, -1, blocks.shape[-1])
+def _of(seer: _Overseers, blocks: Tensor) -> Float[Tensor, "lanes rows head_dim"]:
+    return blocks.index_select(0, seer.blocks).view(len(seer.present), -1, blocks.shape[-1])
 
 
-def _by_lane(blocks: Tensor, lanes: int) -> Float[Tensor, "lanes places head_dim"]:
-    return blocks.view(lanes, -1, blocks.shape[-1])
+def _by_lane(blocks: Tensor, seer: _Overseers) -> Float[Tensor, "lanes places head_dim"]:
+    return blocks.view(len(seer.present), -1, blocks.shape[-1])
 
 
 def _scatter(blocks: Tensor, which: Tensor, added: Tensor) -> None:

@@ -63,3 +63,13 @@ def own_block_causal(block_size: int, seen: int, device: torch.device) -> Bool[T
     """`within` where the own block is seen up to a query's own place, and the others are before it."""
     before = torch.ones(block_size, seen * block_size, dtype=torch.bool, device=device)
     return before.tril_(0).logical_or_(torch.arange(seen * block_size, device=device) >= block_size)
+
+
+def without_gaps(
+    sees: Int[Tensor, "batch heads query_blocks seen"], num_blocks: int
+) -> Int[Tensor, "batch heads query_blocks fewer"]:
+    """Lists no longer than there are blocks, for sequences too short to fill them; the first stays the first."""
+    if sees.shape[3] <= num_blocks:
+        return sees
+    order = (sees < 0).sort(dim=3, stable=True).indices[..., :num_blocks]
+    return sees.gather(3, order)
