@@ -1,6 +1,7 @@
 """Kernel attention: performer, random_feature and linear."""
 
 import itertools
+import pickle
 import subprocess
 import sys
 import warnings
@@ -306,8 +307,49 @@ def test_warns_of_too_few_features():
 def test_refuses_a_packed_memory(variant):
     module, (q, k, v) = make(variant), heads()
     segments = torch.zeros(2, LENGTH, dtype=torch.long)
-    with pytest.raises(UserError, match=r"tokenizer\.packing=none"):
+    says = (UserError, r"tokenizer\.packing=none")
+    if not module.capabilities.cross_attention:
+        says = (NotImplementedError, "doesn't declare cross_attention")
+    with pytest.raises(says[0], match=says[1]):
         module(q, k, v, Mask(segments=segments, query_segments=segments))
+
+
+def test_trigonometric_features_average_with_weights_that_are_small():
+    """All values are one, so every average is one, however little a key weighs beside the largest there could be."""
+    kept = Mask(causal=True)
+    for features in ("positive", "trigonometric"):
+        module = make("performer", features=features, num_features=2**12, head_dim=32)
+        q, k = (noise(1, HEADS, 20, 32, seed=part) for part in range(2))
+        out = module(q, k, torch.ones_like(q), kept)
+        assert_close(out, torch.ones_like(out), tolerance=1e-4)
+
+
+def test_segments_in_pieces_are_refused_and_padding_between_joins():
+    module, (q, k, v) = make("performer"), heads()
+    place = torch.arange(LENGTH).expand(2, -1)
+    with pytest.raises(RuntimeError, match="the tokens of each segment to stand together"):
+        module(q, k, v, Mask(causal=True, segments=place // 10 % 2))
+    segments = place // 50
+    holes = torch.where(place % 50 == 20, -1, segments)
+    valid = holes >= 0
+    expected = module(q, k, v, Mask(causal=True, segments=segments, valid=valid))
+    assert torch.equal(module(q, k, v, Mask(causal=True, segments=holes, valid=valid)), expected)
+
+
+def test_a_mask_of_batch_one_is_every_samples():
+    segments = torch.arange(LENGTH)[None] // 60
+    valid = torch.arange(LENGTH)[None] < LENGTH - 9
+    for variant in VARIANTS:
+        module, (q, k, v) = make(variant), heads()
+        wide = Mask(causal=True, segments=segments.expand(2, -1), valid=valid.expand(2, -1))
+        assert_close(module(q, k, v, Mask(causal=True, segments=segments, valid=valid)), module(q, k, v, wide))
+
+
+def test_pickles_with_its_draw():
+    module = make("performer", redraw_every=3)
+    module.before_step(7)
+    copy = pickle.loads(pickle.dumps(module))
+    assert torch.equal(copy.projection.directions, module.projection.directions)
 
 
 # ---------------------------------------------------------------------------------------------- compiled

@@ -283,6 +283,25 @@ def test_hashes_again_when_asked():
     assert torch.equal(late.hashing.rotations, drawn[0])
 
 
+def test_a_checkpoint_knows_which_rotations_it_holds():
+    moving, fresh = make(rehash_every=10), make(rehash_every=10)
+    moving.before_step(35)
+    fresh.load_state_dict(moving.state_dict())
+    fresh.before_step(0)
+    assert torch.equal(fresh.hashing.rotations, make().hashing.rotations)
+
+
+def test_steps_of_large_queries_in_half_precision():
+    """Whose squares are larger than any number of float16."""
+    mechanism, (q, v) = make(), heads(20)
+    q, v = (400 * q / q.norm(dim=-1, keepdim=True)).detach().half(), v.detach().half()
+    whole, state, outputs = mechanism(q, q, v, Mask(causal=True)), None, []
+    for new_q, new_v in zip(q.split(1, 2), v.split(1, 2), strict=True):
+        out, state = mechanism.step(new_q, new_q, new_v, state)
+        outputs.append(out)
+    assert_close(torch.cat(outputs, 2).float(), whole.float(), tolerance=1e-2)
+
+
 def test_buckets_are_replayed():
     """A rounding error while recomputing changes no bucket, or the gradient would be of another function."""
     mechanism, (q, v), mask = make(chunk_length=4, num_buckets=8), heads(40), Mask(causal=True)
@@ -398,7 +417,7 @@ def test_chooses_buckets_by_the_longest_sequence():
         ({"num_buckets": 130}, r"attention.num_buckets=130: .*multiple of 4.*\n  Set it to 128 or 132"),
         ({"num_rounds": 0}, "attention.num_rounds=0: must be at least 1"),
         ({"chunk_length": 0}, "attention.chunk_length=0: must be at least 1"),
-        ({"rehash_every": 0}, "attention.rehash_every=0: must be at least 1"),
+        ({"rehash_every": -1}, "attention.rehash_every=-1: rotations can.t be drawn anew so often"),
     ],
 )
 def test_refuses_what_cannot_be(options, message):

@@ -168,6 +168,15 @@ def test_a_graph_may_be_gone_through_twice():
     assert_same([parameter.grad for parameter in model.parameters()], [2 * gradient for gradient in first], 1e-12)
 
 
+def test_weights_must_not_change_before_the_backward_pass():
+    model = make()
+    out = model(tokens()).sum()
+    with torch.no_grad():
+        next(model.blocks.parameters()).add_(1)
+    with pytest.raises(RuntimeError, match="a weight was changed in place between the forward and the backward pass"):
+        out.backward()
+
+
 def test_gradients_add_up_over_batches():
     model = make(dropout=0.2)
     model.zero_grad()

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from plugformer.errors import UserError
 from plugformer.interfaces import Attention, Grid, Layout, Mask
+from plugformer.registry import build
 from plugformer.testing.comparing import assert_close, noise
 from plugformer_attention.bigbird import BigBird
 from plugformer_attention.local import Local
@@ -321,3 +322,14 @@ def test_options_that_make_no_pattern_are_refused(options: dict[str, int], words
 def test_a_negative_window_is_refused() -> None:
     with pytest.raises(UserError, match=r"attention.window=-1 is negative"):
         Local(window=-1)
+
+
+def test_two_images_on_one_grid_are_refused():
+    """They would lie on the same places."""
+    image = Layout.of(Grid(("row", "column"), (4, 4)))
+    both = Mask(layout=Layout.concatenate([image, image]))
+    q, k, v = (noise(1, 4, 32, 8, seed=part) for part in range(3))
+    for node in ({"name": "local"}, {"name": "bigbird"}):
+        mechanism = build("attention", node, num_heads=4, max_length=64, layer=0, seed=0)
+        with pytest.raises(RuntimeError, match="two tokens lie on one place of the grid, such as those of two images"):
+            mechanism(q, k, v, both)

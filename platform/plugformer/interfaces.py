@@ -569,7 +569,8 @@ def _undeclared(can: Capabilities, q: Tensor, k: Tensor, mask: Mask, bias: Tenso
         "prefix": mask.prefix is not None and not can.prefix,
         "segments": mask.segments is not None and not can.segments,
         "additive_bias": bias is not None and not can.additive_bias,
-        "cross_attention": queries != keys and not (decodes or can.cross_attention),
+        "cross_attention": not can.cross_attention
+        and ((queries != keys and not decodes) or mask.query_segments is not None),
     }
     return next((part for part, wanted in asked.items() if wanted), "")
 

@@ -144,13 +144,13 @@ class Gate(nn.Module):
             self.bias.copy_(torch.logit(keep)[:, None])
 
     def forward(
-        self, k: Float[Tensor, "batch heads keys head_dim"], valid: Bool[Tensor, "batch keys"] | None
+        self, k: Float[Tensor, "batch heads keys head_dim"], valid: Bool[Tensor, "#batch keys"] | None
     ) -> tuple[Float[Tensor, "batch heads keys"], Float[Tensor, "batch heads 1"]]:
         """Logarithms of the keys' weights, and of what the last of them leaves of what was before the first.
 
         float64, for they grow with the length. Padding forgets nothing.
         """
-        logits = torch.einsum("bhnd,hd->bhn", k, self.weight.to(k.dtype)).double() + self.bias.double()
+        logits = (k.double() * self.weight.double()[:, None]).sum(-1) + self.bias.double()
         keeps = F.logsigmoid(logits)
         if valid is not None:
             keeps = keeps.masked_fill(~valid[:, None], 0.0)

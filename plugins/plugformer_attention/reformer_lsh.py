@@ -38,7 +38,7 @@ class ReformerLSH(Attention):
         causality: how causal attention cuts chunks. strict: each bucket by itself, counting earlier tokens alone, so
             that no future token changes anything. gradient: the sorted sequence, as in the paper, where future tokens
             move past ones between chunks: no gradient reaches them, but they change past outputs.
-        rehash_every: training steps after which the hashes are drawn anew; null for never.
+        rehash_every: optimiser steps after which the hashes are drawn anew; null or 0 for never.
 
     Raises:
         UserError: numbers that no hash or chunk can have.
@@ -74,10 +74,14 @@ class ReformerLSH(Attention):
         rehash_every: int | None = None,
     ) -> None:
         super().__init__()
-        counts = {"num_rounds": num_rounds, "chunk_length": chunk_length, "rehash_every": rehash_every}
-        for name, number in counts.items():
-            if number is not None and number < 1:
-                raise UserError(f"attention.{name}={number}: must be at least 1.")
+        for name, number, usual in (("num_rounds", num_rounds, 4), ("chunk_length", chunk_length, 64)):
+            if number < 1:
+                raise UserError(f"attention.{name}={number}: must be at least 1.\n  {usual} is usual.")
+        if rehash_every is not None and rehash_every < 0:
+            raise UserError(
+                f"attention.rehash_every={rehash_every}: rotations can't be drawn anew so often.\n"
+                "  Set a number of optimiser steps, or 0 for never."
+            )
         if num_buckets is None:
             num_buckets = choose_num_buckets(max_length, chunk_length)
         self.chunk_length = chunk_length
@@ -141,7 +145,7 @@ class ReformerLSH(Attention):
         return go_on(q, v, self.hashing(q), state, valid, self.chunk_length)
 
     def before_step(self, step: int) -> None:
-        if self.rehash_every is not None and self.hashing.generation != step // self.rehash_every:
+        if self.rehash_every and self.hashing.generation != step // self.rehash_every:
             self.hashing.draw(step // self.rehash_every)
 
     def plain(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from plugformer.errors import UserError
 from plugformer.interfaces import Attention, Capabilities, Mask
 
 
@@ -15,6 +16,9 @@ class Full(Attention):
 
     Args:
         dropout: probability with which an attention weight is dropped while training.
+
+    Raises:
+        UserError: a probability that is none.
     """
 
     capabilities = Capabilities(
@@ -33,6 +37,8 @@ class Full(Attention):
 
     def __init__(self, *, dropout: float = 0.0) -> None:
         super().__init__()
+        if not 0 <= dropout < 1:
+            raise UserError(f"attention.dropout={dropout}: a probability from 0 to below 1.")
         self.dropout = dropout
 
     def forward(

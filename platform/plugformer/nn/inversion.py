@@ -8,7 +8,7 @@ touches, whoever owns it, once and by the ordinary way: hooks, distributed wrapp
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,11 +63,16 @@ class Tape:
         self._steps: list[_Step] = []
         self._undone = 0  # how many of the steps have yet to be undone
         self._streams: tuple[Tensor, Tensor] | None = None  # z and y of the last of them
+        self._weights: list[tuple[Tensor, int]] = []
 
     def add(self, x: Tensor, branch: Branch, z: Tensor) -> Tensor:
         step, number = _Step(branch, z), len(self._steps)
         self._steps.append(step)
         return x + step.first(z, lambda: self._input(number))
+
+    def heed(self, weights: Iterable[Tensor]) -> None:
+        """These must not change before the backward pass, as autograd asks of what it keeps."""
+        self._weights = [(weight, weight._version) for weight in weights]
 
     def mean(self, y1: Tensor, y2: Tensor) -> Tensor:
         return _Mean.apply(self, y1, y2)
@@ -78,6 +83,11 @@ class Tape:
             raise UserError(
                 "block=reversible: gradients of gradients (create_graph=True) can't be had, for what the backward pass "
                 "recomputes carries no gradient.\n  Set block=pre_norm."
+            )
+        if any(weight._version != version for weight, version in self._weights):
+            raise RuntimeError(
+                "block=reversible: a weight was changed in place between the forward and the backward pass, which "
+                "computes with it once more"
             )
         self._streams, self._undone = (y1.detach(), y2.detach()), len(self._steps)
         torch.autograd.Variable._execution_engine.queue_callback(self._forget)

@@ -80,7 +80,7 @@ class Replay:
         finally:
             _current = before
 
-    @torch.compiler.disable  # so that what is compiled is the same both times
+    @torch._disable_dynamo  # so that what is compiled is the same both times
     def decide(self, choose: Callable[[], Tensor]) -> Tensor:
         if not self._repeating:
             with torch.no_grad():

@@ -31,7 +31,8 @@ class Reversible(ResidualBlock):
         drop_path: probability with which each residual branch of the last block is dropped for a sample while training;
             in earlier blocks less, in proportion to their depth (Huang et al. 2016, section 3).
         feed_forward_chunks: pieces of the sequence that the feed-forward is applied to one after the other, so that its
-            hidden layer never stands whole in memory (Kitaev et al. 2020, section 3); what comes out is the same.
+            hidden layer never stands whole in memory (Kitaev et al. 2020, section 3); but for other draws of dropout,
+            what comes out is the same.
 
     Raises:
         UserError: numbers out of range, or a norm or feed-forward that keeps running statistics.
@@ -126,7 +127,7 @@ def _chain(
     return mean(y1, y2).to(x.dtype)
 
 
-@torch.compiler.disable  # saved tensors are no part of a compiled graph
+@torch._disable_dynamo  # saved tensors are no part of a compiled graph
 def _chain_without_keeping(
     blocks: Sequence[Reversible],
     x: Float[Tensor, "batch length dim"],
@@ -134,6 +135,7 @@ def _chain_without_keeping(
     caches: Sequence[Cache | None],
 ) -> Float[Tensor, "batch length dim"]:
     tape, before = Tape(), _versions(blocks)
+    tape.heed(parameter for block in blocks for parameter in block.parameters())
     out = _chain(blocks, x, mask, caches, tape.add, tape.mean)
     if changed := {name for name, version in _versions(blocks).items() if version != before[name]}:
         raise UserError(

@@ -8,6 +8,8 @@ et al. 2020, section 3.3; chunks as in Hua et al. 2022, section 3.3). No future 
 by its own largest feature, and sums refer to the largest scale that their query has seen.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -41,7 +43,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, kernel: Kernel, log_weig
     Args:
         q: `[batch, heads, queries, head_dim]`.
         k, v: `[batch, heads, keys, head_dim]`.
-        mask: without a prefix. A segment is contiguous.
+        mask: without a prefix. The tokens of a segment stand together, but for padding.
         kernel: the kernel.
         log_weight: `[batch, heads, keys]`, logarithms of factors of the keys' weights, float64 where they grow with the
             length; causal only.
@@ -51,6 +53,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, kernel: Kernel, log_weig
     """
     refuse_packed_memory(mask)
     queries, keys = q.shape[2], k.shape[2]
+    mask = _with_segments_in_one_piece(mask)
     if not mask.causal and mask.segments is None:
         assert log_weight is None, "weights of keys are for causal attention"
         return bidirectional_kernel_attention(q, k, v, mask.valid, *kernel)[0]
@@ -109,6 +112,20 @@ def advance(
             outs.append(divide(sums, kernel)[0])
     out = torch.cat(outs, 1).unflatten(0, rows).to(q.dtype)
     return out, KernelState(*(part.unflatten(0, rows) for part in now))
+
+
+def _with_segments_in_one_piece(mask: Mask) -> Mask:
+    """Padding joins the segment before it, for what is carried from chunk to chunk belongs to one segment."""
+    if mask.segments is None:
+        return mask
+    segments, place = mask.segments, torch.arange(mask.segments.shape[1], device=mask.segments.device)
+    if mask.valid is not None:
+        last = torch.where(mask.valid, place, 0).cummax(1).values
+        segments = segments.expand(len(last), -1).gather(1, last)
+    order = segments.sort(dim=1, stable=True)
+    together = (order.values.diff(dim=1) != 0) | (order.indices.diff(dim=1) == 1)
+    torch._assert_async(together.all(), "kernel attention needs the tokens of each segment to stand together")
+    return replace(mask, segments=segments)
 
 
 def refuse_packed_memory(mask: Mask) -> None:

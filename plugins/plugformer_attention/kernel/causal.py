@@ -88,12 +88,12 @@ class Keys(NamedTuple):
             valid, segments: `[batch, length]`.
             own: whether a query sees the key at its own place.
         """
-        heads, size = q.shape[1], min(q.shape[2], chunk_size(q))
+        batch, heads, size = *q.shape[:2], min(q.shape[2], chunk_size(q))
         hidden = q.new_full((size, size), float("-inf"), dtype=computing_dtype(q)).triu(1 if own else 0)
         return cls(
             None if log_weight is None else log_weight.flatten(0, 1),
-            None if valid is None else valid.repeat_interleave(heads, 0),
-            None if segments is None else segments.repeat_interleave(heads, 0),
+            None if valid is None else valid.expand(batch, -1).repeat_interleave(heads, 0),
+            None if segments is None else segments.expand(batch, -1).repeat_interleave(heads, 0),
             hidden,
         )
 

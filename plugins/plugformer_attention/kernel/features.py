@@ -74,10 +74,10 @@ class Relu(FeatureMap):
 class Gaussian(FeatureMap):
     """sin ωᵀx, cos ωᵀx: an estimate of exp(−‖q − k‖²/2) (Rahimi and Recht 2007; Peng et al. 2021, section 2.2).
 
-    It can come out negative; what is below a hundredth of a product's largest value is taken for that.
+    It can come out negative, and near zero by chance: then the average over keys is far off.
     """
 
-    smallest = 1e-2
+    smallest = 1e-6
 
     def features(self, x: Tensor, projection: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         angles = x @ projection

@@ -56,8 +56,12 @@ def pieces(first: Tensor, second: Tensor, third: Tensor, start: int, stop: int) 
 
 
 def put(x: Tensor, start: int, stop: int, part: Tensor) -> None:
-    """Write `[batch · heads, tokens, ...]` into `[batch, heads, length, ...]`."""
+    """Write `[batch · heads, tokens, ...]` into `[batch, heads, length, ...]`; in float16, what is too large for it as
+    the largest number it has."""
     place = x[:, :, start:stop]
+    if x.dtype == torch.float16:
+        largest = torch.finfo(x.dtype).max
+        part = part.clamp(-largest, largest)
     place.copy_(part.view(place.shape))
 
 
@@ -80,15 +84,20 @@ def like_tokens(x: Tensor) -> Tensor:
 
 def divide(sums: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:
     """Out, and the weight it was divided by, from sums `[..., head_dim + 1]`."""
-    weight = sums[..., -1:].clamp_min(kernel.map.smallest)
+    weight = away_from_zero(sums[..., -1:], kernel.map.smallest)
     return sums[..., :-1] / weight, weight[..., 0]
+
+
+def away_from_zero(weight: Tensor, smallest: float) -> Tensor:
+    """An estimate can come out negative, and must keep its sign to be right in the mean."""
+    return torch.where(weight.abs() > smallest, weight, smallest)
 
 
 def gradient_of_division(dout: Tensor, out: Tensor, weight: Tensor, kernel: Kernel) -> Tensor:
     """Of sums."""
     weight = weight.unsqueeze(-1)
     last = (dout * out).sum(-1, keepdim=True).div_(weight).neg_()
-    return torch.cat([dout / weight, last.masked_fill_(weight <= kernel.map.smallest, 0.0)], -1)
+    return torch.cat([dout / weight, last.masked_fill_(weight.abs() <= kernel.map.smallest, 0.0)], -1)
 
 
 def gradient_of_keys(

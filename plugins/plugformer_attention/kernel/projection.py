@@ -31,7 +31,7 @@ class RandomProjection(nn.Module):
         self.register_buffer("directions", torch.empty(dim, count))
         self.register_buffer("draw", torch.zeros((), dtype=torch.long))
         self._redraw(0)
-        self.register_load_state_dict_post_hook(lambda module, _: module._read_draw())
+        self.register_load_state_dict_post_hook(_read_draw)
 
     def before_step(self, step: int) -> None:
         if self.redraw_every and step // self.redraw_every != self._number:
@@ -45,9 +45,10 @@ class RandomProjection(nn.Module):
             generator = torch.Generator().manual_seed(seed_for(*self.place, number))
             self.directions.copy_(orthogonal_directions(self.directions.shape[0], self.directions.shape[1], generator))
 
-    def _read_draw(self) -> None:
-        if not self.draw.is_meta:
-            self._number = int(self.draw)
+
+def _read_draw(module: RandomProjection, _: object) -> None:
+    if not module.draw.is_meta:
+        module._number = int(module.draw)
 
 
 def orthogonal_directions(dim: int, count: int, generator: torch.Generator) -> Tensor:

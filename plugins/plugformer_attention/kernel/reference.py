@@ -5,7 +5,7 @@ from torch import Tensor
 
 from plugformer.interfaces import Mask
 from plugformer_attention.kernel.attention import refuse_packed_memory
-from plugformer_attention.kernel.kernels import Kernel
+from plugformer_attention.kernel.kernels import Kernel, away_from_zero
 
 
 def log_scale_and_features(x: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:
@@ -56,7 +56,7 @@ def _average(
     if visible is not None:
         logs = logs.masked_fill(~visible, float("-inf"))
     weights = products * (logs - logs.amax(-1, keepdim=True).detach().clamp_min(-1e30)).exp()
-    return weights @ v.double() / weights.sum(-1, keepdim=True).clamp_min(smallest)
+    return weights @ v.double() / away_from_zero(weights.sum(-1, keepdim=True), smallest)
 
 
 def kernel(q: Tensor, k: Tensor, kernel: Kernel) -> Tensor:

@@ -35,7 +35,7 @@ class Past(NamedTuple):
         bucket = _mark(bucket, valid)
         rows = torch.arange(bucket[..., 0].numel(), device=bucket.device).view(*bucket.shape[:-1], 1)
         group = rows * (bucket.max() + 2) + bucket + 1
-        return cls(normalised(q), v, bucket, ranks(group))
+        return cls(_keys(q), v, bucket, ranks(group))
 
 
 def go_on(
@@ -48,7 +48,7 @@ def go_on(
 ) -> tuple[Float[Tensor, "batch heads new head_dim"], Past]:
     """What the new tokens get, and what is remembered then."""
     bucket = _mark(bucket, valid)
-    keys, values, buckets = normalised(q), v, bucket
+    keys, values, buckets = _keys(q), v, bucket
     if past is not None:
         keys = torch.cat([past.keys, keys], 2)
         values = torch.cat([past.values, values], 2)
@@ -68,6 +68,10 @@ def go_on(
     if valid is not None:
         out = out.masked_fill(~valid[:, None, :, None], 0.0)
     return out, Past(keys, values, buckets, rank_of_all)
+
+
+def _keys(q: Tensor) -> Tensor:
+    return normalised(q.to(precise(q.dtype))).to(q.dtype)
 
 
 def _mark(bucket: Tensor, valid: Tensor | None) -> Tensor:

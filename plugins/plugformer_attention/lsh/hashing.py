@@ -21,9 +21,11 @@ class Hashing(nn.Module):
             that hashing costs a token √num_buckets dot products rather than num_buckets.
         rotations: float `[rounds, heads, head_dim, directions]`, the random directions of all factors side by side;
             drawn from the seed and the layer alone, and kept in checkpoints.
+        drawn: int, how often they were drawn anew.
     """
 
     rotations: Tensor
+    drawn: Tensor
 
     def __init__(
         self, *, num_rounds: int, num_buckets: int, num_heads: int, head_dim: int, layer: int, seed: int
@@ -32,7 +34,9 @@ class Hashing(nn.Module):
         self.factors = factorise(num_buckets)
         self.num_buckets = num_buckets
         self.place = (seed, "reformer_lsh", layer)
-        self.generation = 0
+        self.generation = 0  # the same as `drawn`, without asking the device at each step
+        self.register_buffer("drawn", torch.zeros((), dtype=torch.long))
+        self.register_load_state_dict_post_hook(_read_generation)
         directions = sum(factor // 2 for factor in self.factors)
         self.register_buffer("rotations", torch.empty(num_rounds, num_heads, head_dim, directions))
         self.reset_parameters()
@@ -46,6 +50,7 @@ class Hashing(nn.Module):
         generator = torch.Generator().manual_seed(seed_for(*self.place, generation))
         drawn = torch.randn(self.rotations.shape, generator=generator, device="cpu", dtype=torch.float32)
         self.rotations.copy_(drawn)
+        self.drawn.fill_(generation)
         self.generation = generation
 
     @torch.no_grad()
@@ -59,6 +64,11 @@ class Hashing(nn.Module):
         for factor, part in zip(reversed(self.factors), reversed(parts), strict=True):
             bucket = factor * bucket + (_nearest(x @ part) if factor > 1 else 0)
         return bucket
+
+
+def _read_generation(module: Hashing, _: object) -> None:
+    if not module.drawn.is_meta:
+        module.generation = int(module.drawn)
 
 
 def _nearest(rotated: Float[Tensor, "*any directions"]) -> Int[Tensor, "*any"]:

@@ -360,13 +360,19 @@ def _differentiate(ctx: Any, gradient: Tensor) -> Any:
     return *_attend_listed_backward(gradient, *ctx.saved_tensors, ctx.causal), *[None] * 6
 
 
-def _forward_flops(q: Any, k: Any, v: Any, sees: Any, *_: Any, **__: Any) -> int:
-    """Two products of each query with each key of its list."""
-    return 4 * prod(q) * sees[-1] * (q[2] // sees[2])
+def _forward_flops(q: Any, k: Any, v: Any, sees: Any, *pattern: Any, **_: Any) -> int:
+    """Two products of each query with each key of its list, or for overseers with each key."""
+    return 4 * _products(q, k, sees, pattern[3])
 
 
-def _backward_flops(gradient: Any, q: Any, k: Any, v: Any, sees: Any, *_: Any, **__: Any) -> int:
-    return 10 * prod(q) * sees[-1] * (q[2] // sees[2])
+def _backward_flops(gradient: Any, q: Any, k: Any, v: Any, sees: Any, *pattern: Any, **_: Any) -> int:
+    return 10 * _products(q, k, sees, pattern[3])
+
+
+def _products(q: Any, k: Any, sees: Any, overseers: Any) -> int:
+    block_size = q[2] // sees[2]
+    overseen = 0 if overseers is None else overseers[-1] * block_size * k[2]
+    return prod(q[:2]) * q[3] * (q[2] * sees[-1] * block_size + overseen)
 
 
 torch.library.register_fake("plugformer_attention::block_sparse", _forward_shape, lib=_LIBRARY)

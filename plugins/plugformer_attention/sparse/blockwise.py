@@ -16,8 +16,9 @@ from plugformer_attention.sparse.places import Blocks, blocks_of, pad
 class Blockwise(Attention):
     """Softmax attention in which a pattern of blocks says which keys a query sees.
 
-    A subclass says what the pattern is. Exact for every length and under padding: what a token sees depends on nothing
-    but its own sequence, and if causal on nothing behind it.
+    A subclass says what the pattern is. Exact for every length and with padding behind: what a token sees depends on
+    nothing but its own sequence, and if causal on nothing behind it. Padding in front is never seen, but blocks are
+    counted from it.
     """
 
     capabilities = Capabilities(
@@ -60,7 +61,7 @@ class Blockwise(Attention):
         occupied = blocks.occupied(mask.valid)
         occupied = None if occupied is None else occupied.to(k.device)
         pattern = self.pattern(blocks, occupied, causal=mask.causal, device=k.device)
-        segments = None if mask.segments is None else blocks.spread(mask.segments, 1)
+        segments = None if mask.segments is None else blocks.spread(mask.segments.expand(len(k), -1), 1)
         pattern = replace(pattern, occupied=occupied, segments=segments, causal=mask.causal)
         pattern = pattern.behind_leads(blocks.lead_blocks)
         k, v = blocks.spread(k, 2), blocks.spread(v, 2)

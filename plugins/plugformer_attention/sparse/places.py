@@ -177,6 +177,12 @@ class Tiles(Blocks):
         to_place = torch.where(on_grid, front + number * block_size + inside, stray_place)
         if valid is not None:
             to_place = torch.where(valid, to_place, places)
+        taken = (
+            torch.zeros_like(to_place[:, :1]).expand(-1, places + 1).scatter_add(1, to_place, torch.ones_like(to_place))
+        )
+        torch._assert_async(
+            (taken[:, :places] <= 1).all(), "two tokens lie on one place of the grid, such as those of two images"
+        )
         token = torch.arange(length, device=to_place.device).expand_as(to_place)
         to_token = to_place.new_full((to_place.shape[0], places + 1), length).scatter(1, to_place, token)[:, :-1]
         return cls(length, block_size, lead_blocks, lattice, tile, to_place, to_token)
