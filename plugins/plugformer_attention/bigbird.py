@@ -95,8 +95,8 @@ class BigBird(Blockwise):
 
         sees = torch.cat([taken[:, None].expand(-1, drawn.shape[1], -1, -1), drawn], dim=3)
         sees = without_gaps(sees, len(number))
-        within = own_block_causal(self.block_size, sees.shape[3], device) if causal else None
-        return BlockPattern(self.block_size, sees, within, overseers=None if causal else all_see)
+        within = own_block_causal(blocks.block_size, sees.shape[3], device) if causal else None
+        return BlockPattern(blocks.block_size, sees, within, overseers=None if causal else all_see)
 
     def _global_blocks(self, count: Int[Tensor, "batch 1"], *, causal: bool) -> Int[Tensor, "batch globals"]:
         """Their numbers; -1 where a sequence is too short for so many."""

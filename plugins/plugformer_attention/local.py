@@ -47,7 +47,7 @@ class Local(Blockwise):
         within = (ahead.abs() <= self.window).all(-1)
         if causal:
             within &= (ahead <= 0).all(-1)
-        return BlockPattern(self.block_size, blocks.neighbours(offsets)[None, None], within)
+        return BlockPattern(blocks.block_size, blocks.neighbours(offsets)[None, None], within)
 
     def plain(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
         return softmax_over(local_visibility(self, q, k, mask), q, k, v)

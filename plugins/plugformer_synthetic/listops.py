@@ -60,6 +60,8 @@ class ListOps(DataSource):
         for name, value in {"max_depth": max_depth, "max_args": max_args}.items():
             if value < 2:
                 raise UserError(f"data.{name}={value}: must be at least 2.")
+        if min_length < 0:
+            raise UserError(f"data.min_length={min_length}: must be at least 0.")
         if max_length - min_length < 2:
             raise UserError(
                 f"data.min_length={min_length}, data.max_length={max_length}: no length lies between the two."

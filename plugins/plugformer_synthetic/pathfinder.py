@@ -22,7 +22,7 @@ PADDING = 1.0
 DEAD_ENDS = 20  # of the two curves, before others are begun
 TAKEN_BACK = 3  # dashes
 DISTRACTOR_TRIALS = 4
-PATIENCE = 10_000  # pictures that come to nothing, before it is clear that all will
+PATIENCE = 2000  # pictures that come to nothing, before it is clear that all will
 
 
 class Pathfinder(DataSource):
@@ -186,7 +186,8 @@ def pictures(puzzle: Puzzle, seed: int) -> Iterator[Picture]:
         else:
             raise UserError(
                 f"data.contour_length={puzzle.contour_length}: in {PATIENCE:,} pictures of "
-                f"data.image_size={puzzle.style.size} there was no room for two such curves with visible markers."
+                f"data.image_size={puzzle.style.size} there was no room for two such curves with visible markers.\n"
+                "  Set a smaller data.contour_length, or a greater data.image_size."
             )
 
 

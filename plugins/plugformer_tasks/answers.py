@@ -24,7 +24,8 @@ from plugformer_tasks.language_model import (
 class Answers(Task):
     """Predict the next token as a language model does, but only where it is part of an answer.
 
-    Which words of a text are answers is said by its data. In prediction, the text is gone on with.
+    Which words of a text are answers is said by its data. In prediction, the text is gone on with. An answer that the
+    tokenizer doesn't know is refused: all unknown ones are the same token, so that any would count as right.
 
     Args:
         tied: whether the embedding's table is the output's matrix too (Press and Wolf 2017).
@@ -32,7 +33,7 @@ class Answers(Task):
         chunk: tokens whose logits are held at once; fewer take less memory.
 
     Raises:
-        UserError: an option out of range, or a tokenizer that doesn't tell words.
+        UserError: an option out of range, a tokenizer that doesn't tell words, or an answer that it doesn't know.
     """
 
     needs = Needs(
@@ -49,7 +50,7 @@ class Answers(Task):
         super().__init__()
         if tokens.token_kind == "discrete" and not tokens.words:  # others are refused once it is known what is needed
             raise UserError("task=answers: this tokenizer doesn't tell which word a token belongs to. Choose another.")
-        self.targets = Places()
+        self.targets = Places(unknown=tokens.specials.get("unk"))
         self.output = VocabularyOutput(dim=dim, tokens=tokens, tied=tied, label_smoothing=label_smoothing, chunk=chunk)
 
     def forward(self, trunk: Trunk, batch: Batch) -> TokensOutput:
@@ -77,10 +78,22 @@ class Places(Targets):
     """Features, int `[answers]`: the `place` of the token before each token of an answer, and that it `counts` (1).
 
     A text whose answers were all truncated has one place, which doesn't count (0).
+
+    Args:
+        unknown: the token that stands for all that the tokenizer doesn't know; None if it knows everything.
     """
+
+    def __init__(self, *, unknown: int | None = None) -> None:
+        self.unknown = unknown
 
     def encode(self, sample: Sample, inputs: Features) -> Features:
         answers = torch.isin(inputs["words"], torch.tensor(sample["answers"], dtype=torch.long))
+        if self.unknown is not None and (lost := answers & (inputs["ids"] == self.unknown)).any():
+            raise UserError(
+                f"{sample.get('id', 'a text')}: the tokenizer doesn't know its answer at word "
+                f"{int(inputs['words'][lost][0])}, and takes all that it doesn't know for the same.\n"
+                "  Set a greater tokenizer.vocab_size, or a smaller tokenizer.min_frequency, so that it knows them all."
+            )
         place = answers[1:].nonzero()[:, 0]  # nothing stands before the first token
         if not len(place):
             return {"place": torch.zeros(1, dtype=torch.long), "counts": torch.zeros(1, dtype=torch.long)}

@@ -57,7 +57,7 @@ class Blockwise(Attention):
         queries, length = q.shape[2], k.shape[2]
         assert bias is None and mask.prefix is None, "declares neither"
         assert queries == length or (mask.causal and queries < length), "declares no cross-attention"
-        blocks = blocks_of(mask, length, self.block_size)
+        blocks = blocks_of(mask, length, self.block_size, shorten=k.device.type == "cpu")  # kernels want whole ones
         occupied = blocks.occupied(mask.valid)
         occupied = None if occupied is None else occupied.to(k.device)
         pattern = self.pattern(blocks, occupied, causal=mask.causal, device=k.device)
@@ -72,5 +72,5 @@ class Blockwise(Attention):
             out = attend(blocks.spread(pad(q, 2, missing, 0), 2), k, v, pattern)
             return blocks.collect(out, 2).narrow(2, missing, queries)
         before = missing - blocks.first_token(first)
-        after = blocks.places - first * self.block_size - before - queries
+        after = blocks.places - first * blocks.block_size - before - queries
         return attend(pad(q, 2, before, after), k, v, pattern.since(first)).narrow(2, before, queries)

@@ -102,7 +102,8 @@ class Runs(Blocks):
     leading: int = 0
 
     @classmethod
-    def of(cls, length: int, block_size: int, leading: int) -> "Runs":
+    def of(cls, length: int, block_size: int, leading: int, *, shorten: bool = False) -> "Runs":
+        block_size = min(block_size, max(1, length)) if shorten else block_size
         lattice = Grid(("block",), (max(1, ceil((length - leading) / block_size)),))
         return cls(length, block_size, ceil(leading / block_size), lattice, Grid(("place",), (block_size,)), leading)
 
@@ -150,10 +151,13 @@ class Tiles(Blocks):
     to_token: Tensor
 
     @classmethod
-    def of(cls, layout: Layout, valid: Bool[Tensor, "batch length"] | None, block_size: int) -> "Tiles":
+    def of(
+        cls, layout: Layout, valid: Bool[Tensor, "batch length"] | None, block_size: int, *, shorten: bool = False
+    ) -> "Tiles":
         (grid,) = layout.grids
         length = layout.coordinates.shape[1]
         tile = tile_of(grid, block_size)
+        block_size = len(tile) if shorten else block_size
         shape = tuple(ceil(size / side) for size, side in zip(grid.shape, tile.shape, strict=True))
         lattice = Grid(grid.axes, shape)
         # Where every place of the grid is taken, so many tokens must lie on none.
@@ -197,26 +201,30 @@ class Tiles(Blocks):
         return self.to_token < self.length
 
 
-def blocks_of(mask: Mask, length: int, block_size: int) -> Blocks:
-    """Tiles where tokens lie on one grid of several axes and see both ways, else runs of the sequence."""
+def blocks_of(mask: Mask, length: int, block_size: int, *, shorten: bool = False) -> Blocks:
+    """Tiles where tokens lie on one grid of several axes and see both ways, else runs of the sequence.
+
+    With `shorten`, blocks have no more places than are needed where a sequence doesn't fill one.
+    """
     layout = mask.layout
     if layout is None:
-        return Runs.of(length, block_size, 0)
+        return Runs.of(length, block_size, 0, shorten=shorten)
     if mask.causal or len(layout.grids) != 1 or len(layout.grids[0].shape) < 2:
-        return Runs.of(length, block_size, min(layout.leading, length))
-    return Tiles.of(layout, mask.valid, block_size)
+        return Runs.of(length, block_size, min(layout.leading, length), shorten=shorten)
+    return Tiles.of(layout, mask.valid, block_size, shorten=shorten)
 
 
 def tile_of(grid: Grid, block_size: int) -> Grid:
     """A tile of `block_size` places or fewer, near to a cube, for a grid.
 
-    The length of the last axis has no say: it grows when a sample shares a batch with longer ones.
+    The length of the last axis has no say in which tokens share a tile: it grows when a sample shares a batch with
+    longer ones.
     """
     sides: list[int] = []
     for axis, size in enumerate(grid.shape[:-1]):
         left = block_size // prod(sides)
         sides.append(max(1, min(size, int(left ** (1 / (len(grid.shape) - axis)) + 1e-9))))
-    return Grid(grid.axes, (*sides, block_size // prod(sides)))
+    return Grid(grid.axes, (*sides, min(grid.shape[-1], block_size // prod(sides))))
 
 
 def pad(x: Tensor, dim: int, before: int, after: int) -> Tensor:
