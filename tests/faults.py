@@ -41,6 +41,43 @@ class DropsThePadding(Dense):
         return self.exact(q, k, v, Mask(causal=mask.causal, segments=mask.segments))
 
 
+class TakesPaddingForRight(Dense):
+    """Counts the real tokens and takes them for the first ones."""
+
+    def forward(self, q, k, v, mask):
+        valid = mask.valid
+        if valid is not None:
+            valid = torch.arange(valid.shape[1]) < valid.sum(1, keepdim=True)
+        return self.exact(q, k, v, Mask(valid=valid, causal=mask.causal, segments=mask.segments))
+
+
+class LeaksInTraining(Dense):
+    """Something of the whole sequence, such as a statistic, in training alone."""
+
+    def forward(self, q, k, v, mask):
+        out = self.exact(q, k, v, mask)
+        return out + 0.1 * v.mean(2, keepdim=True) if self.training else out
+
+
+class ForgetsCausalBesideSegments(Dense):
+    """One part of the mask replaces the other."""
+
+    def forward(self, q, k, v, mask):
+        causal = mask.causal and mask.segments is None
+        return self.exact(q, k, v, Mask(valid=mask.valid, causal=causal, segments=mask.segments))
+
+
+class HidesItsBlocks(Dense):
+    """Causal between blocks of 64 and not within one, and it declares no blocks."""
+
+    def forward(self, q, k, v, mask):
+        out = self.exact(q, k, v, mask)
+        if mask.is_plain and mask.causal and q.shape[2] > 64:
+            block = torch.arange(q.shape[2]) // 64
+            out = F.scaled_dot_product_attention(q, k, v, block[:, None] >= block)
+        return out
+
+
 class ClaimsToBeLinear(Dense):
     """The large matrix, and a claim of memory that grows with the length alone."""
 

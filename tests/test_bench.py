@@ -1,6 +1,7 @@
 """The benchmark: what it is asked, what it measures, what it says, and the adapters of other projects' layers."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from math import inf
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from tests.helpers import ROOT, plugformer
 from torch import Tensor, nn
 
@@ -130,6 +132,10 @@ MISTAKES = [
     ("attention=full attention.x=1", "attention.x: no such option of attention=full."),
     ("attention=full(dropout=much)", "full.dropout=much: expected a number."),
     ("attention=full(dropout)", "attention=full(dropout): dropout: expected OPTION=VALUE."),
+    (
+        "attention=full bench_mean.factor=3",
+        "bench_mean.factor: bench_mean is not among the mechanisms. Add it: attention=full,bench_mean",
+    ),
     ("attention=full fulll.dropout=1", "fulll.dropout: fulll is not among the mechanisms. Did you mean full.dropout?"),
     ("attention=full,full", "attention=full,full: full stands there twice."),
     ("attention=full(dropout=1", "parentheses without an end"),
@@ -137,12 +143,22 @@ MISTAKES = [
     ("length=32", "attention has no default: set attention=NAME,NAME,..."),
     ("attention=full repeats=0", "repeats=0: must be at least 1."),
     ("attention=full limit_s=0", "limit_s=0.0: must be more than 0."),
+    ("attention=full limit_s=nan", "limit_s=nan: must be more than 0."),
+    ("attention=full limit_gib=nan", "limit_gib=nan: must be more than 0."),
+    ("attention=full threads=100000", f"threads=100000: this machine has {os.cpu_count()} cores. Set threads="),
+    ("attention=full fit_from=0", "fit_from=0: must be at least 1."),
+    (
+        "attention=full length=8,16,32 fit_from=17",
+        "fit_from=17: an exponent takes two lengths. Set fit_from=16 or",
+    ),
     ("attention=full dim=10 num_heads=3", "dim=10 is not divisible by num_heads=3."),
     ("attention=full length=64,32", "length=64,32: must rise. Write length=32,64."),
     ("attention=full length=0", "length=0: must be numbers of tokens, each at least 1."),
     ("attention=full dim=1,2", "dim=1,2: several values, and one was expected."),
     ("attention=full dim=16 dim=32", "dim=32: dim is set already, to 16."),
     ("attention=full peers=nowhere.py:a", "peers=nowhere.py:a: no such file."),
+    (f"attention=full peers={PEERS}:", f"peers={PEERS}:: a name is missing. Expected FILE.py or FILE.py:NAME,NAME."),
+    (f"attention=full peers={PEERS}:fla_linear,", "a name is missing."),
     ("attention=full fast", "fast: expected KEY=VALUE."),
 ]
 
@@ -279,8 +295,9 @@ def test_auto_is_settled_and_a_missing_device_is_refused():
             settle(BenchSettings(length=[8], device="cuda"))
 
 
-def test_threads_are_as_asked_and_as_before_afterwards():
+def test_threads_are_as_asked_and_as_before_afterwards(monkeypatch):
     before, seen = torch.get_num_threads(), []
+    monkeypatch.setattr(os, "cpu_count", lambda: before + 1)
 
     class Looks(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -337,7 +354,7 @@ def test_growth_and_crossover_are_those_of_the_medians():
 def test_quartiles_hold_the_middle_half():
     cost = Cost(peak=1, seconds=[5.0, 1.0, 2.0, 3.0, 4.0])
     assert (cost.median, cost.quartiles) == (3.0, (2.0, 4.0))
-    assert Cost(peak=1, seconds=[2.0]).quartiles == (2.0, 2.0)
+    assert Cost(peak=1, seconds=[2.0]).quartiles is None
     assert Cost(peak=1).median is None
     assert Cost(peak=1, seconds=[2.0], flops=6).rate(6) == 3.0
 
@@ -362,6 +379,43 @@ def test_tables_name_what_was_not_measured(tmp_path):
     assert "not installed: pip install peer" in text
     assert "1,000 [900–1,200]" in text or "1,000 [950–1,100]" in text
     assert draw(points[1:], growths, [], tmp_path, "") == []
+
+
+@pytest.mark.parametrize("compared", [False, True])
+def test_tables_compare_with_full_where_it_was_measured(compared):
+    from rich.console import Console  # noqa: PLC0415
+
+    labels = ["full", "linear"] if compared else ["linear"]
+    shown = [Candidate(label, lambda n: nn.Identity()) for label in labels]
+    points = [point for label in labels for point in made_up(label, {64: 0.5, 128: 1.0})]
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(cost_table([point for point in points if point.length == 64]))
+    console.print(growth_table(find_growths(points, shown, SMALL), shown))
+    text = console.export_text()
+    assert ("× full" in text) == ("faster than full" in text) == compared
+    assert "500 [4" in text
+
+
+def test_a_single_round_has_no_quartiles():
+    from rich.console import Console  # noqa: PLC0415
+
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(cost_table([Point("full", 64, {"training": Cost(peak=2**20, seconds=[0.5])})]))
+    text = console.export_text()
+    assert "500" in text
+    assert "[" not in text
+
+
+@pytest.mark.parametrize("lengths", [(64, 128), (64, 128, 256)])
+def test_the_plot_has_exponents_from_three_points_on_and_the_units_of_the_tables(tmp_path, monkeypatch, lengths):
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: drawn.append(figure))
+    points, shown = made_up("linear", {n: n / 1e3 for n in lengths}), [Candidate("linear", lambda n: nn.Identity())]
+    draw(points, find_growths(points, shown, SMALL), shown, tmp_path, "")
+    _, memory_panel = drawn[0].axes
+    assert all(("N^" in str(panel.get_lines()[0].get_label())) == (len(lengths) > 2) for panel in drawn[0].axes)
+    assert list(memory_panel.get_lines()[0].get_ydata()) == [1000 * n / 2**20 for n in lengths]
+    assert memory_panel.yaxis.get_major_formatter()(20000, 0) == "20,000 MiB"
 
 
 # ---------------------------------------------------------------------------------------------- the whole

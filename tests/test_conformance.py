@@ -11,6 +11,7 @@ import torch
 from tests import faults
 
 from plugformer.cli.main import main
+from plugformer.errors import UserError
 from plugformer.interfaces import Capabilities, Mask
 from plugformer.measure import Exponent, crossover, fit_exponent, interleaved_times, peak_memory
 from plugformer.registry import register
@@ -19,6 +20,7 @@ from plugformer.testing.judging import judge
 
 CAUSAL, PAST = "is as causal as it declares", "sees other tokens"
 PADDING, NOTHING = "padding changes nothing", "no visible key gives zeros"
+SEEN = "padding is not seen wherever it stands"
 SEGMENTS, MEMORY = "segments do not see each other", "memory grows no faster than claimed"
 REPEATS, OTHER, ALONE = "repeats itself", "remembers no other length", "takes each sample alone"
 CHECKPOINT, DRAWS, BUFFERS = (
@@ -42,11 +44,15 @@ FAULTS: list[tuple[type, str, str, set[str]]] = [
     (faults.SumsTheWrongAxis, PAST, "causal, token 8 sees nothing of those before it", set()),
     (faults.IgnoresCausal, CAUSAL, "declares causality='strict' and is found 'none': outputs before 1 have a", set()),
     (faults.ForgetsTheDiagonal, CAUSAL, "declares causality='strict' and is found 'none'", set()),
+    (faults.LeaksInTraining, CAUSAL, r"is found 'none': outputs before 1 have a gradient .* \(in training\)", set()),
+    (faults.ForgetsCausalBesideSegments, CAUSAL, r"is found 'none': .* \(masking segments\)", set()),
+    (faults.HidesItsBlocks, CAUSAL, "is found 'gradient': of 200 tokens, other tokens from 63 on", set()),
+    (faults.TakesPaddingForRight, SEEN, "bidirectional, padding in front moves outputs by", set()),
     (faults.StabilisesByTheWholeSequence, CAUSAL, MOVES, set()),
     (faults.SortedChunksAsStrict, CAUSAL, MOVES, set()),
     (faults.SwitchesForGood, OTHER, "what comes out after a batch of 1 tokens is not the same", set()),
-    (faults.DropsTheMask, CAUSAL, "is found 'none'", {PADDING, NOTHING, SEGMENTS}),
-    (faults.DropsThePadding, PADDING, "tokens padded to 17", {NOTHING}),
+    (faults.DropsTheMask, CAUSAL, "is found 'none'", {PADDING, SEEN, NOTHING, SEGMENTS}),
+    (faults.DropsThePadding, PADDING, "tokens padded to 17: differs by .*, 1e-05 is allowed", {SEEN, NOTHING}),
     (faults.ClaimsToBeLinear, MEMORY, r"claims memory_exponent=1 and is found to grow with the power 2\.00", set()),
     (faults.HashesAnew, REPEATS, "what comes out is not the same", ANEW),
     (faults.DrawsFromTheRun, BUFFERS, "rotation depends on more than seed and layer", {REDRAWS}),
@@ -243,7 +249,8 @@ def test_a_file_of_a_stranger_is_judged(conformance):
     assert code == 0, out
     assert "attention=mine" in out
     assert "scale=2.0" in out
-    assert "Every law holds." in out
+    assert re.search(r"Every law holds: \d+ passed, 0 failed, \d+ do not apply\.", out)
+    assert "Nothing checked what it computes: it has no plain, no exact_options and no finer_options." in out
     assert "is as causal as it declares" in out
     assert "declares that it can't honour padding" in out
     assert "bidirectional" in out.partition("Complexity")[2]
@@ -251,7 +258,7 @@ def test_a_file_of_a_stranger_is_judged(conformance):
 
 def test_what_fails_is_told_to_people_and_machines(conformance):
     code, out, _ = conformance("attention=mine", "--no-complexity", causality="gradient")
-    assert (code, "1 failed." in out, "Complexity" in out) == (1, True, False)
+    assert (code, "passed, 1 failed," in out, "Complexity" in out) == (1, True, False)
     code, out, _ = conformance("attention=mine", "--no-complexity", "--json", causality="gradient")
     told = json.loads(out)
     assert (code, told["passed"], told["options"], told["complexity"]) == (1, False, {"scale": 1.0}, [])
@@ -272,6 +279,57 @@ def test_json_holds_the_certificate(conformance):
     assert memory["limit"] == 2.3
 
 
+def test_a_certificate_that_cannot_be_had_loses_no_verdict(conformance, monkeypatch):
+    def run_out(node, **_):
+        raise MemoryError("nothing left")
+
+    monkeypatch.setattr("plugformer.testing.complexity.certify", run_out)
+    code, out, _ = conformance("attention=mine")
+    assert code == 1
+    assert "passed, 1 failed," in out
+    assert "MemoryError: nothing left" in out
+    code, out, _ = conformance("attention=mine", "--json")
+    told = json.loads(out)
+    failed = [law for law in told["laws"] if law["outcome"] == "failed"]
+    assert (code, told["passed"], told["complexity"], len(failed)) == (1, False, [], 1)
+    assert failed[0]["why"] == "MemoryError: nothing left"
+    assert len(told["laws"]) > 20
+
+
+def test_a_mechanism_that_declares_nothing_is_refused(registered):
+    class Silent(faults.Attention):
+        def forward(self, q, k, v, mask):
+            return v
+
+    with pytest.raises(UserError, match=r"attention=judged: Silent has no capabilities, and laws hold it to what"):
+        next(judge("attention", registered(Silent)))
+
+
+def test_the_kit_takes_no_shorter_sequence_than_the_mechanism(registered):
+    class Long(faults.Dense):
+        capabilities = replace(faults.Dense.capabilities, min_length=70)
+
+        def forward(self, q, k, v, mask):
+            assert q.shape[2] >= 70
+            return super().forward(q, k, v, mask)
+
+    verdicts = list(judge("attention", registered(Long)))
+    assert not {verdict.law: verdict.why for verdict in verdicts if verdict.outcome == "failed"}
+    (memory, *_) = certify({"name": "judged"}, lengths=(35, 70, 140), repeats=1, num_heads=1, head_dim=8)
+    assert memory.lengths == (70, 140, 280)
+
+
+def test_a_mechanism_may_go_without_queries_and_keys(registered):
+    class Mean(faults.Attention):
+        capabilities = Capabilities(time_exponent=1.0, memory_exponent=1.0)
+
+        def forward(self, q, k, v, mask):
+            return v.mean(2, keepdim=True).expand_as(q)
+
+    verdicts = list(judge("attention", registered(Mean)))
+    assert not {verdict.law: verdict.why for verdict in verdicts if verdict.outcome == "failed"}
+
+
 def test_parts_of_other_kinds_are_judged_too(conformance):
     code, out, _ = conformance("norm=rms")
     assert (code, "takes each token alone" in out, "Complexity" in out) == (0, True, False)
@@ -286,6 +344,11 @@ def test_parts_of_other_kinds_are_judged_too(conformance):
         ("attention=mine attention.scale=-1", "attention.scale must not be negative."),
         ("attention.scale=2", "conformance: no plugin is chosen, and one is judged at a time. Choose it as KIND=NAME"),
         ("attention=mine norm=rms", "conformance: attention and norm are chosen"),
+        ("attention=full,local", "attention=full,local: expected the name of one plugin, as in attention=full."),
+        ("attention=mine norm.eps=1", "norm.eps=1: attention=mine is judged, and this is no option of it."),
+        ("attenton=mine", "attenton=mine: attenton is no kind of plugin. Did you mean attention?"),
+        ("attention=mine seed=3", "seed=3: seed is no kind of plugin."),
+        ("attention=mine --js", "unrecognized arguments: --js"),
         ("attention=mine --lengths 512", "expected three or more, rising, as in 512,1024,2048"),
         ("attention=mine --lengths 512,a,b", "expected three or more, rising"),
     ],

@@ -399,6 +399,15 @@ def test_norms_start_with_tokens_of_length_root_dim(name):
     assert_close(norm(x).norm(dim=-1), torch.full((2, 5), 4.0), 1e-4)
 
 
+# ---------------------------------------------------------------------------------------------- attention
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, math.nan])
+def test_weights_are_dropped_with_a_probability(dropout):
+    with pytest.raises(UserError, match=rf"^attention\.dropout={dropout}: a probability from 0 to below 1\.$"):
+        Full(dropout=dropout)
+
+
 # ---------------------------------------------------------------------------------------------- feed-forwards
 
 ACTIVATIONS = {

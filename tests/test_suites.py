@@ -223,6 +223,18 @@ def forget_padding_in_steps(self, q, k, v, mask):
     return full(self, q, k, v, mask if q.shape == k.shape else replace(mask, valid=None))
 
 
+def take_padding_for_right(self, q, k, v, mask):
+    if mask.valid is not None:
+        mask = replace(mask, valid=torch.arange(k.shape[2]) < mask.valid.sum(1, keepdim=True))
+    return full(self, q, k, v, mask)
+
+
+def have_no_plain_causal_version(self, q, k, v, mask):
+    if mask.causal:
+        raise NotImplementedError("not yet")
+    return self.exact(q, k, v, mask)
+
+
 def drop_by_numpy(self, q, k, v, mask):
     return full(self, q, k, v, mask) * float(np.random.rand())
 
@@ -242,6 +254,7 @@ breaks(
     steps_are_the_whole_beside_padding=attending(forget_padding_in_steps),
     is_as_causal_as_it_declares=attending(lambda self, q, k, v, m: full(self, q, k, v, m) + 1e-4 * mean(v.detach())),
     sees_other_tokens=attending(lambda self, q, k, v, mask: v),
+    padding_is_not_seen_wherever_it_stands=attending(take_padding_for_right),
     no_visible_key_gives_zeros=attending(hide_with_large_numbers),
     refuses_what_it_does_not_declare=broken(Full, capabilities=able(segments=False), __call__=nn.Module.__call__),
     equals_its_plain_version=broken(Full, plain=lambda self, q, k, v, mask: 2 * self.exact(q, k, v, mask)),
@@ -265,6 +278,17 @@ breaks(
     can_be_replayed=attending(lambda self, q, k, v, m: full(self, q, k, v, m) + (1e4 * q).sin()),
     sees_other_tokens=attending(lambda self, q, k, v, m: full(self, q, k, v, replace(m, causal=True))),
     stays_finite_with_large_logits=attending(lambda self, q, k, v, m: full(self, q, k, v, m) + (q.square() * 1e3)),
+    gradients_are_finite_and_reach_every_weight=attending(lambda self, q, k, v, m: full(self, q.detach(), k, v, m)),
+)
+breaks(
+    "attention",
+    is_as_causal_as_it_declares=attending(lambda self, q, k, v, m: full(self, q, k, v, m) + self.training * mean(v)),
+)
+breaks("attention", gradients_are_finite_and_reach_every_weight=attending(lambda self, q, k, v, m: v.detach()))
+breaks(
+    "attention",
+    equals_its_plain_version=broken(Full, plain=have_no_plain_causal_version),
+    error=NotImplementedError,
 )
 breaks("attention", is_as_causal_as_it_declares=broken(Full, capabilities=able(causality="gradient")))
 breaks("attention", is_as_causal_as_it_declares=broken(Silent, capabilities=able(causality="none")))

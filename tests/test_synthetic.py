@@ -184,6 +184,23 @@ def test_values_of_long_trees(tmp_path):
             assert depth(sample["text"]) <= 10
 
 
+def test_lengths_are_not_negative(tmp_path):
+    with pytest.raises(UserError, match=r"data\.min_length=-1: must be at least 0\."):
+        listops(tmp_path, min_length=-1)
+
+
+def test_expressions_that_the_tokenizer_cuts_are_told(tmp_path):
+    texts = listops(tmp_path).samples("train")
+    lengths = sorted(len(sample["text"].split()) for sample in texts)
+    options = {"name": "text_symbols", "vocab_size": len(SYMBOLS) + 5, "min_frequency": 1}
+    build("tokenizer", {**options, "max_length": lengths[-1] + 2}).fit(texts)
+    build("tokenizer", {**options, "max_length": lengths[0] + 2, "truncation": "refuse"}).fit(texts)
+    share = sum(length > lengths[30] for length in lengths) / 40
+    assert share
+    with pytest.warns(UserWarning, match=rf"=\d+: {share:.1%} of .* cut; the longest has {lengths[-1] + 2} tokens\.$"):
+        build("tokenizer", {**options, "max_length": lengths[30] + 2}).fit(texts)
+
+
 def test_short_trees_are_as_they_should_be(tmp_path):
     """Every symbol and every number of arguments comes, and nothing beyond the bounds."""
     source = listops(tmp_path, train_size=1000)
@@ -319,6 +336,27 @@ def test_only_answers_are_predicted(tmp_path):
     assert targets["counts"].tolist() == [1, 1, 1]
 
 
+def test_answers_that_the_tokenizer_does_not_know_are_refused(tmp_path):
+    """As one token for all of them, any would be right."""
+    source = recall(tmp_path)
+    tokenizer = build("tokenizer", {"name": "text_symbols", "vocab_size": 10, "min_frequency": 1})
+    tokenizer.fit(source.samples("train"))
+    targets = Answers(dim=8, tokens=tokenizer.spec).targets
+    refused = 0
+    for sample in source.samples("train"):
+        inputs = tokenizer.encode(sample)
+        unknown = {tokenizer.spec.specials["unk"]} & {int(inputs["ids"][1 + place]) for place in sample["answers"]}
+        if not unknown:
+            assert targets.encode(sample, inputs)["counts"].tolist() == [1, 1, 1]
+            continue
+        refused += 1
+        with pytest.raises(
+            UserError, match=rf"^{sample['id']}: the tokenizer doesn't know its answer at word \d+, and"
+        ):
+            targets.encode(sample, inputs)
+    assert refused
+
+
 # ---------------------------------------------------------------------------------------------- pathfinder
 
 
@@ -405,6 +443,7 @@ def test_a_line_covers_what_it_covers():
     [
         ({"contour_length": 1}, "data.contour_length=1: must be at least 2."),
         ({"num_distractors": -1}, "data.num_distractors=-1: must be at least 0."),
+        ({"contour_length": 100}, "data.contour_length=100: in 20 pictures of data.image_size=32 there was no room"),
         ({"contrast": 0.0}, "data.contrast=0.0: must be greater than 0."),
         ({"image_size": 8}, "data.contour_length=6: in 20 pictures of data.image_size=8 there was no room"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from plugformer.errors import UserError
@@ -94,6 +95,21 @@ def make_mechanisms(
             check("attention", node, where or each.name)
         made.append(Mechanism(each.label, check("attention", node)))
     return made
+
+
+def split_peers(text: str) -> tuple[Path, list[str] | None]:
+    """`FILE.py` or `FILE.py:NAME,NAME` as the file and the names; None for all that it holds.
+
+    Raises:
+        UserError: no such file, or a name is missing.
+    """
+    path, colon, listed = text.rpartition(":") if ".py:" in text else (text, "", "")
+    if not Path(path).is_file():
+        raise UserError(f"peers={text}: no such file. Expected FILE.py or FILE.py:NAME,NAME.")
+    names = [name.strip() for name in listed.split(",")] if colon else None
+    if names is not None and "" in names:
+        raise UserError(f"peers={text}: a name is missing. Expected FILE.py or FILE.py:NAME,NAME.")
+    return Path(path), names
 
 
 def read_lengths(text: str) -> list[int]:

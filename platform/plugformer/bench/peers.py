@@ -30,18 +30,6 @@ class Peer:
     install: str
 
 
-def split_peers(text: str) -> tuple[Path, list[str] | None]:
-    """`FILE` or `FILE:NAME,NAME`.
-
-    Raises:
-        UserError: no such file.
-    """
-    path, colon, names = text.rpartition(":") if ".py:" in text else (text, "", "")
-    if not Path(path).is_file():
-        raise UserError(f"peers={text}: {path}: no such file. Expected FILE.py or FILE.py:NAME,NAME.")
-    return Path(path), [name.strip() for name in names.split(",")] if colon else None
-
-
 def load_peers(path: Path, names: list[str] | None = None) -> Mapping[str, Peer]:
     """Run a file of adapters; all of its peers, or those named.
 

@@ -50,7 +50,7 @@ def draw(
         shown = [candidate for candidate in candidates if any(p.label == candidate.label for p in measured)]
         for panel, value, title, formatter in (
             (panels[0], _seconds, "Time, forward + backward", _as_time),
-            (panels[1], _bytes, "Peak memory, forward + backward", _as_memory),
+            (panels[1], _mebibytes, "Peak memory, forward + backward", _as_memory),
         ):
             slopes = {name: growth.time if value is _seconds else growth.memory for name, growth in grown.items()}
             _draw_panel(panel, measured, shown, slopes, value, title, formatter)
@@ -69,8 +69,8 @@ def _seconds(cost: Cost) -> float:
     return cost.median
 
 
-def _bytes(cost: Cost) -> float:
-    return cost.peak
+def _mebibytes(cost: Cost) -> float:
+    return cost.peak / 2**20
 
 
 def _draw_panel(
@@ -94,6 +94,7 @@ def _draw_panel(
         marker = "o" if exact else MARKERS[(number + 1 + number // len(COLOURS)) % len(MARKERS)]
         number += not exact
         slope = slopes.get(candidate.label)
+        known = slope is not None and slope.standard_error < float("inf")  # two points lie on any line
         panel.plot(
             lengths,
             values,
@@ -104,7 +105,7 @@ def _draw_panel(
             markeredgewidth=0.9,
             linewidth=1.1 if candidate.is_peer else 1.5,
             linestyle=(0, (4, 1.6)) if candidate.is_peer else "-",
-            label=candidate.label + (f"  $N^{{{slope.value:.2f}}}$" if slope else ""),
+            label=candidate.label + (f"  $N^{{{slope.value:.2f}}}$" if slope and known else ""),
             zorder=4 if candidate.is_peer else 3,
         )
     lengths = sorted({point.length for point in points})
@@ -178,5 +179,5 @@ def _as_time(seconds: float, _: int) -> str:
     return f"{seconds * 1e3:g} ms" if seconds < 1 else f"{seconds:g} s"
 
 
-def _as_memory(count: float, _: int) -> str:
-    return f"{count / 1e6:g} MB" if count < 1e9 else f"{count / 1e9:g} GB"
+def _as_memory(mebibytes: float, _: int) -> str:
+    return f"{mebibytes:,.10g} MiB"

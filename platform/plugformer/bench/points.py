@@ -36,9 +36,10 @@ class Cost:
 
     @property
     def quartiles(self) -> tuple[float, float] | None:
-        if not self.seconds:
+        """None of a single round."""
+        if len(self.seconds) < 2:
             return None
-        low, _, high = quantiles(self.seconds, n=4, method="inclusive") if len(self.seconds) > 1 else self.seconds * 3
+        low, _, high = quantiles(self.seconds, n=4, method="inclusive")
         return low, high
 
     def rate(self, amount: int | None) -> float | None:

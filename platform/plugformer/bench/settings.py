@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +27,7 @@ class BenchSettings:
             time of day.
         repeats: rounds in which all take turns.
         compile: whether each layer goes through torch.compile.
-        fit_from: lengths from this one on count for the exponents.
+        fit_from: lengths from this one on count for the exponents; at most the second longest.
         limit_s: seconds that a pass forward and back may be expected to take; beyond, a length is left out.
         limit_gib: memory that a pass may be expected to need; null for four fifths of what is free.
         seed: of weights, inputs and random buffers.
@@ -50,12 +51,14 @@ class BenchSettings:
     out: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch", "dim", "num_heads", "threads", "repeats"):
+        for name in ("batch", "dim", "num_heads", "threads", "repeats", "fit_from"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least 1.")
         for name in ("limit_s", "limit_gib"):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
+            if getattr(self, name) is not None and not getattr(self, name) > 0:  # nan is no limit either
                 raise UserError(f"{name}={getattr(self, name)}: must be more than 0.")
+        if self.threads > (cores := os.cpu_count() or 1):
+            raise UserError(f"threads={self.threads}: this machine has {cores} cores. Set threads={cores} or less.")
         if self.dim % self.num_heads:
             raise UserError(f"dim={self.dim} is not divisible by num_heads={self.num_heads}.")
         if not self.length or min(self.length) < 1:
@@ -63,6 +66,11 @@ class BenchSettings:
         if sorted(set(self.length)) != list(self.length):
             raise UserError(
                 f"length={_listed(self.length)}: must rise. Write length={_listed(sorted(set(self.length)))}."
+            )
+        if len(self.length) > 1 and self.fit_from > self.length[-2]:
+            raise UserError(
+                f"fit_from={self.fit_from}: an exponent takes two lengths. Set fit_from={self.length[-2]} or less, "
+                "or add greater lengths."
             )
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plugformer.bench.asked import Mechanism, make_mechanisms, read_lengths, split_mechanisms
+from plugformer.bench.asked import Mechanism, make_mechanisms, read_lengths, split_mechanisms, split_peers
 from plugformer.bench.settings import DEFAULT_LENGTHS, BenchSettings
 from plugformer.cli.compose import parse, register_files
 from plugformer.errors import UserError, unknown
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
 
     from plugformer.bench.layers import flash_candidate, mechanism_candidate, peer_candidate
     from plugformer.bench.measuring import measure, settle
-    from plugformer.bench.peers import load_peers, split_peers
+    from plugformer.bench.peers import load_peers
     from plugformer.bench.plot import draw
     from plugformer.bench.report import find_growths, report
     from plugformer.run_dir import write_json
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
     if settings.device == "cuda" and settings.dtype in ("bfloat16", "float16"):
         candidates.append(flash_candidate(settings))
     if peers is not None:
-        candidates += [peer_candidate(name, peer, settings) for name, peer in load_peers(*split_peers(peers)).items()]
+        candidates += [peer_candidate(name, peer, settings) for name, peer in load_peers(*peers).items()]
     out = _make_folder(settings)
     with _shown() as console:
         console.print(_setting(settings, torch.__version__), style="dim", highlight=False)
@@ -89,8 +89,8 @@ def _subtitle(settings: BenchSettings) -> str:
 # ---------------------------------------------------------------------------------------------- what is asked
 
 
-def read(overrides: Sequence[str]) -> tuple[BenchSettings, list[Mechanism], str | None]:
-    """The settings, the mechanisms with their options, and where the peers stand. Imports no plugin.
+def read(overrides: Sequence[str]) -> tuple[BenchSettings, list[Mechanism], tuple[Path, list[str] | None] | None]:
+    """The settings, the mechanisms with their options, and the file and names of the peers. Imports no plugin.
 
     Raises:
         UserError: anything that is wrong with them, with the nearest names.
@@ -106,9 +106,7 @@ def read(overrides: Sequence[str]) -> tuple[BenchSettings, list[Mechanism], str 
     plugins = texts.pop("plugins", None)
     if plugins is not None:
         register_files(parse([f"plugins={plugins}"]))
-    peers = texts.pop("peers", None)
-    if peers is not None and not Path(peers.rpartition(":")[0] if ".py:" in peers else peers).is_file():
-        raise UserError(f"peers={peers}: no such file. Expected FILE.py or FILE.py:NAME,NAME.")
+    peers = split_peers(texts.pop("peers")) if "peers" in texts else None
     listed = texts.pop("attention", None)
     options = {key: text for key, text in texts.items() if "." in key}
     signature = read_class(BenchSettings)
@@ -133,6 +131,8 @@ def _read_mechanisms(listed: str, options: Mapping[str, str]) -> list[Mechanism]
     shared: dict[str, dict[str, Any]] = {}
     for key, text in options.items():
         name, _, option = key.partition(".")
+        if name not in names and name in offers("attention"):
+            raise UserError(f"{key}: {name} is not among the mechanisms. Add it: attention={listed},{name}")
         if name not in names and name != "attention":
             choices = [f"{each}.{option}" for each in ("attention", *names)]
             raise unknown(f"{key}: {name} is not among the mechanisms", key, choices)
@@ -223,11 +223,12 @@ def _live(console: Console) -> Iterator[Any]:
 
 
 def _setting(settings: BenchSettings, version: str) -> str:
+    rounds = "one round" if settings.repeats == 1 else f"median of {settings.repeats}, and the quartiles"
     threads = f"{settings.threads} thread{'s' * (settings.threads > 1)}"
     return (
         f"{'causal' if settings.causal else 'bidirectional'} · batch {settings.batch} · dim {settings.dim} · "
         f"{settings.num_heads} heads · {settings.dtype} · {settings.device}, {threads} · torch {version}"
-        f"{' · compiled' if settings.compile else ''} · median of {settings.repeats}, and the quartiles"
+        f"{' · compiled' if settings.compile else ''} · {rounds}"
     )
 
 
@@ -237,42 +238,42 @@ def cost_table(points: Sequence[Point]) -> Table:
 
     from plugformer.bench.points import BASELINE, PASSES
 
+    exact = next((point for point in points if point.label == BASELINE), None)
     rates = any(cost.flops is not None for point in points for cost in point.costs.values())
     table = Table(title=f"{points[0].length:,} tokens", title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("layer")
     for title in PASSES.values():
         table.add_column(f"{title}, ms", justify="right")
         table.add_column("MiB", justify="right")
-        table.add_column("× full", justify="right")
+        if exact is not None:
+            table.add_column("× full", justify="right")
         if rates:
             table.add_column("TFLOP/s", justify="right")
             table.add_column("GB/s", justify="right")
     table.add_column("")
-    exact = next((point for point in points if point.label == BASELINE), None)
     for point in points:
         cells: list[str] = []
         for which in PASSES:
             cost = point.costs.get(which)
-            theirs = exact.costs.get(which) if exact is not None else None
-            cells += _cost_cells(cost, theirs, rates=rates)
+            cells += _cost_cells(cost, rates=rates)
+            if exact is not None:
+                cells.insert(len(cells) - 2 * rates, _speedup(cost, exact.costs.get(which)))
         style = "red" if point.failed else "dim" if point.note else ""
         table.add_row(escape(point.label), *cells, escape(point.note), style=style)
     return table
 
 
-def _cost_cells(cost: Cost | None, theirs: Cost | None, *, rates: bool) -> list[str]:
+def _cost_cells(cost: Cost | None, *, rates: bool) -> list[str]:
     if cost is None:
-        return ["–"] * (5 if rates else 3)
+        return ["–"] * (4 if rates else 2)
     took = "…"
-    if cost.median is not None and cost.quartiles is not None:
-        low, high = cost.quartiles
-        took = (
-            f"{1e3 * cost.median:,.3g} [dim]\\[{1e3 * low:,.3g}–{1e3 * high:,.3g}][/]"
-            if cost.median < 1
-            else (f"{1e3 * cost.median:,.0f} [dim]\\[{1e3 * low:,.0f}–{1e3 * high:,.0f}][/]")
-        )
-    faster = f"{theirs.median / cost.median:.2f}" if theirs and theirs.median and cost.median else ""
-    cells = [took, f"{cost.peak / 2**20:,.1f}", faster]
+    if cost.median is not None:
+        digits = ",.3g" if cost.median < 1 else ",.0f"
+        took = f"{1e3 * cost.median:{digits}}"
+        if cost.quartiles is not None:
+            low, high = cost.quartiles
+            took += f" [dim]\\[{1e3 * low:{digits}}–{1e3 * high:{digits}}][/]"
+    cells = [took, f"{cost.peak / 2**20:,.1f}"]
     if rates:
         for amount, unit in ((cost.flops, 1e12), (cost.bytes, 1e9)):
             rate = cost.rate(amount)
@@ -280,16 +281,24 @@ def _cost_cells(cost: Cost | None, theirs: Cost | None, *, rates: bool) -> list[
     return cells
 
 
+def _speedup(cost: Cost | None, theirs: Cost | None) -> str:
+    if cost is None:
+        return "–"
+    return f"{theirs.median / cost.median:.2f}" if theirs and theirs.median and cost.median else ""
+
+
 def growth_table(growths: Sequence[Growth], candidates: Sequence[Candidate]) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    from plugformer.bench.points import PASSES
+    from plugformer.bench.points import BASELINE, PASSES
 
+    compared = any(growth.label == BASELINE for growth in growths)
     table = Table(title="Growth with the length", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for title in ("layer", "pass"):
         table.add_column(title)
-    for title in ("time exponent", "memory exponent", "declared", "faster than full from", "× full at the last"):
+    against = ("faster than full from", "× full at the last") if compared else ()
+    for title in ("time exponent", "memory exponent", "declared", *against):
         table.add_column(title, justify="right")
     declared = {candidate.label: candidate.capabilities for candidate in candidates}
     for growth in growths:
@@ -300,8 +309,7 @@ def growth_table(growths: Sequence[Growth], candidates: Sequence[Candidate]) -> 
             _exponent(growth.time),
             _exponent(growth.memory),
             f"{can.time_exponent:g}, {can.memory_exponent:g}" if can else "",
-            _crossing(growth),
-            "" if growth.speedup is None else f"{growth.speedup:.2f}",
+            *((_crossing(growth), "" if growth.speedup is None else f"{growth.speedup:.2f}") if compared else ()),
         )
     return table
 

@@ -6,13 +6,14 @@ import argparse
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from plugformer.cli.compose import compose, parse
 from plugformer.config import Config
-from plugformer.errors import UserError
+from plugformer.errors import UserError, unknown
 from plugformer.registry import KINDS, find
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def main(argv: list[str]) -> int:
         description="Try every law of its kind on one plugin. For an attention mechanism, certify its complexity too: "
         "how time and peak memory of forward and backward grow with the length, against what it claims. "
         "Exit code 1 if anything fails.",
+        allow_abbrev=False,
     )
     parser.add_argument(
         "overrides",
@@ -55,10 +57,13 @@ def main(argv: list[str]) -> int:
 
     from rich.console import Console  # not for --help
 
-    from plugformer.testing.judging import judge  # heavy: torch
+    from plugformer.testing.judging import Verdict, explain, judge  # heavy: torch
 
     console = Console(highlight=False, stderr=arguments.json)
-    verdicts, growths = [], []
+    if not console.is_terminal:  # what reads it has no width to keep to
+        console = Console(highlight=False, stderr=arguments.json, width=160)
+    verdicts: list[Verdict] = []
+    growths: list[Growth] = []
     with console.status("") as status:
         for verdict in judge(kind, node):
             verdicts.append(verdict)
@@ -67,7 +72,10 @@ def main(argv: list[str]) -> int:
             from plugformer.testing.complexity import certify
 
             status.update(f"measuring time and memory at {', '.join(map(str, arguments.lengths))} tokens")
-            growths = certify(node, lengths=arguments.lengths)
+            try:
+                growths = certify(node, lengths=arguments.lengths)
+            except Exception as error:
+                verdicts.append(Verdict("its cost can be measured", "", "failed", explain(error), None))
     passed = all(verdict.outcome != "failed" for verdict in verdicts) and all(growth.holds for growth in growths)
     if arguments.json:
         json.dump(_as_plain(kind, node, verdicts, growths, passed), sys.stdout, indent=2, ensure_ascii=False)
@@ -81,19 +89,29 @@ def chosen(overrides: Sequence[str]) -> tuple[str, str]:
     """The one plugin that is chosen.
 
     Raises:
-        UserError: none or several.
+        UserError: none or several, or something that is neither a plugin, nor an option of it, nor a file.
     """
-    found = {each.key_or_group: each.value() for each in parse(overrides) if each.key_or_group in KINDS}
+    parsed = parse(overrides)
+    for each in parsed:
+        if each.key_or_group.partition(".")[0] not in (*KINDS, "plugins"):
+            key = each.key_or_group.partition(".")[0]
+            raise unknown(f"{each.input_line}: {key} is no kind of plugin", key, KINDS, "Kinds")
+    found = [each for each in parsed if each.key_or_group in KINDS]
     if len(found) != 1:
-        said = "no plugin is chosen" if not found else f"{' and '.join(found)} are chosen"
+        said = "no plugin is chosen"
+        if found:
+            said = f"{' and '.join(each.key_or_group for each in found)} are chosen"
         raise UserError(
             f"conformance: {said}, and one is judged at a time. Choose it as KIND=NAME, as in attention=full.\n"
             f"  Kinds: {', '.join(KINDS)}"
         )
-    ((kind, value),) = found.items()
+    kind, value = found[0].key_or_group, found[0].value()
     names = value if isinstance(value, list) else [value]
     if len(names) != 1 or not isinstance(names[0], str):
-        raise UserError(f"{kind}={value}: expected the name of one plugin, as in attention=full.")
+        raise UserError(f"{found[0].input_line}: expected the name of one plugin, as in attention=full.")
+    for each in parsed:
+        if each.key_or_group.partition(".")[0] not in (kind, "plugins"):
+            raise UserError(f"{each.input_line}: {kind}={names[0]} is judged, and this is no option of it.")
     return kind, names[0]
 
 
@@ -141,8 +159,22 @@ def _print(
     console.print(laws)
     if growths:
         console.print(_certificate(growths))
-    failed = sum(verdict.outcome == "failed" for verdict in verdicts) + sum(not growth.holds for growth in growths)
-    console.print("[green]Every law holds.[/]" if passed else f"[red]{failed} failed.[/]")
+    console.print(_summary(verdicts, growths, passed))
+
+
+# Each compares numbers with what they should be; the other laws say what must not change.
+COMPUTING = ("equals its plain version", "is exact with its exact options", "comes ever closer to exact")
+
+
+def _summary(verdicts: Sequence[Verdict], growths: Sequence[Growth], passed: bool) -> str:
+    outcomes = Counter(verdict.outcome for verdict in verdicts)
+    outcomes.update("passed" if growth.holds else "failed" for growth in growths)
+    counts = f"{outcomes['passed']} passed, {outcomes['failed']} failed, {outcomes['does not apply']} do not apply."
+    said = f"[green]Every law holds:[/] {counts}" if passed else f"[red]Not every law holds:[/] {counts}"
+    computing = [verdict.outcome for verdict in verdicts if verdict.law in COMPUTING]
+    if computing and all(outcome == "does not apply" for outcome in computing):
+        said += "\n[yellow]Nothing checked what it computes: it has no plain, no exact_options and no finer_options.[/]"
+    return said
 
 
 def _certificate(growths: Sequence[Growth]) -> Any:

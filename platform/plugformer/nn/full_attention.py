@@ -1,6 +1,7 @@
 """Exact softmax attention."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from jaxtyping import Float
@@ -40,6 +41,8 @@ class Full(Attention):
         if not 0 <= dropout < 1:
             raise UserError(f"attention.dropout={dropout}: a probability from 0 to below 1.")
         self.dropout = dropout
+        if dropout:  # with it the CPU's kernel keeps all weights
+            self.capabilities = replace(Full.capabilities, memory_exponent=2.0)
 
     def forward(
         self,

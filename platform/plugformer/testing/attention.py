@@ -14,6 +14,7 @@ from plugformer.testing.causality import CausalityLaws
 from plugformer.testing.common import assert_same_dtypes
 from plugformer.testing.comparing import applies_if, assert_close, assert_same, noise, poisoned
 from plugformer.testing.complexity import ComplexityLaws
+from plugformer.testing.heads import gradients
 from plugformer.testing.padding import PaddingLaws
 from plugformer.testing.precision import PrecisionLaws
 from plugformer.testing.randomness import RandomnessLaws
@@ -38,9 +39,9 @@ class AttentionSuite(
                 q, k, v = self.wanting(self.heads(length))
                 with poisoned():
                     out = module(q, k, v, self.mask(length, causal=causal))
-                    gradients = torch.autograd.grad(out.square().sum(), (q, v))
+                    found = gradients(out.square().sum(), (q, k, v))
                 assert out.shape == q.shape
-                assert all(tensor.isfinite().all() for tensor in (out, *gradients)), f"not finite at length {length}"
+                assert all(tensor.isfinite().all() for tensor in (out, *found)), f"not finite at length {length}"
 
     def test_remembers_no_other_length(self) -> None:
         """A shorter and a longer batch in between change nothing."""
@@ -54,12 +55,33 @@ class AttentionSuite(
 
     def test_takes_tokens_of_a_plane_and_of_none(self) -> None:
         """A class token and patches of an image."""
-        plane = Layout.of(Grid(("row", "column"), (4, 4)))
+        rows = max(4, -(-(self.can.min_length - 1) // 4))
+        plane = Layout.of(Grid(("row", "column"), (rows, 4)))
         nowhere = Layout(torch.zeros(1, 1, 2, dtype=torch.long), torch.full((1, 1), -1), plane.grids)
-        q, k, v = self.heads(17)
+        q, k, v = self.heads(1 + 4 * rows)
         out = self.make()(q, k, v, Mask(layout=Layout.concatenate([nowhere, plane])))
         assert out.shape == q.shape
         assert out.isfinite().all()
+
+    # ------------------------------------------------------------------------------------------ gradients
+
+    def test_gradients_are_finite_and_reach_every_weight(self) -> None:
+        """And values, and queries and keys if what comes out depends on them."""
+        module = self.make()
+        q, k, v = parts = self.wanting(self.heads(self.length))
+        out = module(q, k, v, Mask())
+        inputs, weights = {"queries": q, "keys": k, "values": v}, dict(module.named_parameters())
+        assert out.requires_grad, "no gradient reaches queries, keys or values"
+        wanted = {**inputs, **weights}
+        found = torch.autograd.grad(out.square().sum(), list(wanted.values()), allow_unused=True)
+        for name, gradient in zip(wanted, found, strict=True):
+            if gradient is None and name in ("queries", "keys"):
+                others = [other(part, slice(None)) if part is wanted[name] else part for part in parts]
+                assert torch.equal(module(*others, Mask()), out), f"no gradient reaches {name}, and they matter"
+                continue
+            assert gradient is not None, f"no gradient reaches {name}"
+            assert gradient.isfinite().all(), f"the gradient of {name} is not finite"
+            assert name in inputs or gradient.any(), f"the gradient of {name} is zero"
 
     # ------------------------------------------------------------------------------------------ in the wrapper
 
@@ -105,7 +127,8 @@ class AttentionSuite(
         """With more and with fewer keys than queries, and each query by itself."""
         applies_if(self.can.cross_attention, "declares that queries and keys are of one sequence")
         module = self.make()
-        for queries, keys in ((5, 17), (17, 5)):
+        fewer, more = max(5, self.can.min_length), max(17, self.can.min_length + 1)
+        for queries, keys in ((fewer, more), (more, fewer)):
             q, (_, k, v) = self.heads(queries)[0], self.heads(keys, seed=1)
             together = module(q, k, v, Mask())
             assert together.shape == q.shape

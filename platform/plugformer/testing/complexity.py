@@ -62,7 +62,7 @@ class Growth:
 class ComplexityLaws(HeadsSuite):
     def test_memory_grows_no_faster_than_claimed(self) -> None:
         """The peak of forward and backward, every allocation counted."""
-        lengths = (512, 1024, 2048)
+        lengths = _at_least(self.can.min_length, (512, 1024, 2048))
         node = {"name": self.name, **self.options}
         for _, causal in self.ways():
             grown = _grow("memory", node, causal, lengths, repeats=1, heads=(1, self.head_dim), exact=False)
@@ -82,7 +82,8 @@ def certify(
 
     Args:
         node: `{"name": ..., **options}`.
-        lengths: at least two, rising; doubled from one to the next.
+        lengths: at least two, rising; doubled from one to the next. All become longer if the first is shorter than what
+            the mechanism takes.
         repeats: rounds of timing.
         num_heads, head_dim: with which the mechanism is built.
     """
@@ -90,6 +91,7 @@ def certify(
     torch.set_num_threads(1)
     try:
         can = build("attention", node, **_context(False, max(lengths), num_heads, head_dim)).capabilities
+        lengths = _at_least(can.min_length, lengths)
         return [
             _grow(quantity, node, causal, lengths, repeats=repeats, heads=(num_heads, head_dim), exact=True)
             for causal in ([False] if can.causality == "none" else [False, True])
@@ -97,6 +99,11 @@ def certify(
         ]
     finally:
         torch.set_num_threads(threads)
+
+
+def _at_least(shortest: int, lengths: Sequence[int]) -> tuple[int, ...]:
+    """As many times as long as it takes for the first."""
+    return tuple(-(-length * max(shortest, lengths[0]) // lengths[0]) for length in lengths)
 
 
 def _grow(

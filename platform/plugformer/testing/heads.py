@@ -1,5 +1,6 @@
 """How a mechanism is made and called."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -27,11 +28,13 @@ class HeadsSuite(ModuleSuite):
 
     @cached_property
     def length(self) -> int:
-        return max(17, 4 * self.block + 1)
+        return max(17, 4 * self.block + 1, self.can.min_length + 1)
 
     # ------------------------------------------------------------------------------------------ the mechanism
 
-    def new(self, *, causal: bool = False, layer: int = 0, seed: int = 0, **options: Any) -> Any:
+    def new(
+        self, *, causal: bool = False, layer: int = 0, seed: int = 0, max_length: int = 1024, **options: Any
+    ) -> Any:
         """A mechanism with the suite's options, or with others."""
         return build(
             self.kind,
@@ -39,7 +42,7 @@ class HeadsSuite(ModuleSuite):
             num_heads=self.num_heads,
             head_dim=self.head_dim,
             causal=causal,
-            max_length=1024,
+            max_length=max_length,
             layer=layer,
             seed=seed,
         )
@@ -125,6 +128,13 @@ def after(tensor: Tensor, cut: int, *, scale: float = 1.0) -> Tensor:
 def until(tensor: Tensor, cut: int) -> Tensor:
     """The same with other numbers before `cut`."""
     return torch.cat([noise(*tensor[:, :, :cut].shape, seed=98), tensor[:, :, cut:]], dim=2)
+
+
+def gradients(loss: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
+    """Of each part, zeros where none reaches it: a mechanism may go without one of them, though not without all."""
+    assert loss.requires_grad, "no gradient reaches queries, keys or values"
+    found = torch.autograd.grad(loss, parts, allow_unused=True)
+    return [torch.zeros_like(part) if its is None else its for part, its in zip(parts, found, strict=True)]
 
 
 def way(causal: bool) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from unittest import SkipTest
 
 from plugformer.errors import UserError
+from plugformer.interfaces import Capabilities
 from plugformer.testing import suite
 from plugformer.testing.common import ModuleSuite, Suite
 from plugformer.testing.comparing import watch_deviation
@@ -42,7 +43,7 @@ def judge(kind: str, node: Mapping[str, Any]) -> Iterator[Verdict]:
         node: `{"name": ..., **options}`.
 
     Raises:
-        UserError: the plugin can't be built with these options.
+        UserError: the plugin can't be built with these options, or doesn't say what it can do.
     """
     options = {key: value for key, value in node.items() if key != "name"}
     laws: type[Suite] = type("Judged", (suite(kind),), {"name": node["name"], "options": options})
@@ -62,7 +63,12 @@ def _try_to_build(laws: type[ModuleSuite]) -> None:
     trial = laws()
     trial.setup_method()
     try:
-        trial.new()
+        made = trial.new()
+        if trial.kind == "attention" and not isinstance(getattr(made, "capabilities", None), Capabilities):
+            raise UserError(
+                f"attention={trial.name}: {type(made).__name__} has no capabilities, and laws hold it to what it "
+                "declares.\n  Add capabilities = Capabilities(...), from plugformer.interfaces, to the class."
+            )
     except UserError:
         raise
     except Exception:  # a law will say so
@@ -82,14 +88,14 @@ def _try(laws: type[Suite], name: str) -> Verdict:
         except SkipTest as reason:
             outcome, why = "does not apply", str(reason)
         except Exception as error:
-            outcome, why = "failed", _explain(error)
+            outcome, why = "failed", explain(error)
         finally:
             trial.teardown_method()
     says = (inspect.getdoc(getattr(laws, name)) or "").partition("\n\n")[0].replace("\n", " ")
     return Verdict(name.removeprefix("test_").replace("_", " "), says, outcome, why, deviation.worst)
 
 
-def _explain(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """What was found; of an assertion without words, the assertion itself."""
     text = str(error).strip()
     if isinstance(error, AssertionError):

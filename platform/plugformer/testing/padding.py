@@ -3,7 +3,7 @@
 import torch
 
 from plugformer.testing.comparing import applies_if, assert_close, noise
-from plugformer.testing.heads import HeadsSuite, way
+from plugformer.testing.heads import HeadsSuite, gradients, way
 
 
 class PaddingLaws(HeadsSuite):
@@ -25,6 +25,27 @@ class PaddingLaws(HeadsSuite):
                 assert_close(together[:1, :, :real], alone, what=where)
                 assert_close(together[1:], whole, what=f"{where}: the longer sequence beside them")
 
+    def test_padding_is_not_seen_wherever_it_stands(self) -> None:
+        """In front and in the midst, what it is filled with changes nothing."""
+        applies_if(self.can.key_padding, "declares that it can't honour padding")
+        n, place = self.length, torch.arange(self.length)
+        stands = {
+            "in front": place >= torch.tensor([[3], [n // 2]]),
+            "in the midst": (place < torch.tensor([[2], [n // 3]])) | (place >= n // 2),
+        }
+        for module, causal in self.ways():
+            for where, valid in stands.items():
+                mask, real = self.mask(n, causal=causal, valid=valid), valid[:, None, :, None]
+                filled = [
+                    [part.where(real, 10 * noise(*part.shape, seed=seed + number)) for number, part in enumerate(heads)]
+                    for seed in (50, 60)
+                    for heads in (self.heads(n),)
+                ]
+                if self.can.shared_query_key:
+                    filled = [[q, q, v] for q, _, v in filled]
+                one, other = (module(*parts, mask).masked_fill(~real, 0.0) for parts in filled)
+                self.assert_still(one, other, f"{way(causal)}, padding {where}")
+
     def test_no_visible_key_gives_zeros(self) -> None:
         """A query that may see no key comes out as zeros, with finite gradients."""
         applies_if(self.can.key_padding, "declares that it can't honour padding")
@@ -36,5 +57,5 @@ class PaddingLaws(HeadsSuite):
                 out = module(*parts, self.mask(self.length, causal=causal, valid=valid), **extra)
                 assert out[0].any()
                 assert not out[1].any(), f"{way(causal)}, a query without a visible key must get zeros"
-                for gradient in torch.autograd.grad(out.square().sum(), parts):
+                for gradient in gradients(out.square().sum(), parts):
                     assert gradient.isfinite().all()

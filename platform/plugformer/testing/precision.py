@@ -2,7 +2,7 @@
 
 import torch
 
-from plugformer.testing.heads import HeadsSuite, way
+from plugformer.testing.heads import HeadsSuite, gradients, way
 
 
 class PrecisionLaws(HeadsSuite):
@@ -17,5 +17,5 @@ class PrecisionLaws(HeadsSuite):
                 out = module.to(dtype)(q, k, v, self.mask(self.length, causal=causal))
                 where = f"{way(causal)}, {dtype}"
                 assert out.isfinite().all(), f"{where}: the output is not finite"
-                for gradient in torch.autograd.grad(out.float().square().sum(), (q, v)):
+                for gradient in gradients(out.float().square().sum(), (q, k, v)):
                     assert gradient.isfinite().all(), f"{where}: a gradient is not finite"

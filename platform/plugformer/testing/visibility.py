@@ -68,7 +68,7 @@ class VisibilityLaws(HeadsSuite):
         applies_if(bool(undeclared) or not self.can.cross_attention, "declares everything")
 
     def _refuses_another_sequence(self) -> None:
-        (q, _, _), (_, k, v) = self.heads(7), self.heads(self.length, seed=1)
+        (q, _, _), (_, k, v) = self.heads(max(7, self.can.min_length)), self.heads(self.length, seed=1)
         try:
             self.make()(q, k, v, Mask())
         except Exception:  # in whichever words
