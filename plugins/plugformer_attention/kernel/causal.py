@@ -170,26 +170,27 @@ def _state_after(state: KernelState, fk: Tensor, values: Tensor, weights: Weight
     return KernelState(new, weights.after)
 
 
-def _states_before(
-    first: KernelState, k: Tensor, v: Tensor, keys: Keys, kernel: Kernel, group: list[tuple[int, int]]
-) -> list[KernelState]:
-    """Of each chunk of a group, from that of the first."""
-    states = [first]
-    for start, stop in group[:-1]:
+def _before(
+    state: KernelState, k: Tensor, v: Tensor, keys: Keys, kernel: Kernel, group: list[tuple[int, int]]
+) -> list[tuple[KernelState, Tensor, Weights]]:
+    """Of each chunk of a group the state before it, from that of the first; its keys' features, and the weights."""
+    made = []
+    for start, stop in group:
         fk, scale = kernel.features_of(piece(k, start, stop))
-        weights = weigh(scale, states[-1].reference, keys, start, stop)
-        states.append(_state_after(states[-1], fk, with_ones(piece(v, start, stop)), weights))
-    return states
+        weights = weigh(scale, state.reference, keys, start, stop)
+        made.append((state, fk, weights))
+        if stop != group[-1][1]:
+            state = _state_after(state, fk, with_ones(piece(v, start, stop)), weights)
+    return made
 
 
 def backward_chunk(
-    q: Tensor, k: Tensor, v: Tensor, dsums: Tensor, dstate: Tensor, keys: Keys, state: KernelState, kernel: Kernel,
-    start: int, stop: int,
+    q: Tensor, k: Tensor, v: Tensor, dsums: Tensor, dstate: Tensor, state: KernelState, fk: Tensor, weights: Weights,
+    kernel: Kernel, *, weighted: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]:  # fmt: skip
-    """Gradients of q, k, v, the logarithms of the keys' weights, and the sums of the state before."""
-    values = with_ones(v)
-    fq, (fk, scale) = kernel.features_of(q)[0], kernel.features_of(k)
-    weights = weigh(scale, state.reference, keys, start, stop)
+    """Gradients of q, k, v, the logarithms of the keys' weights if they are `weighted`, and the sums of the state
+    before."""
+    values, fq = with_ones(v), kernel.features_of(q)[0]
     dcarried = dsums * weights.carried
     dsquare = torch.bmm(dsums, values.mT).mul_(weights.within)
     square = torch.bmm(fq, fk.mT).mul_(weights.within)
@@ -198,7 +199,7 @@ def backward_chunk(
     dv = torch.bmm(fk, dstate[..., :-1]).mul_(weights.added).baddbmm_(square.mT, dsums[..., :-1])
     before = (dstate * weights.kept).baddbmm_(fq.mT, dcarried)
     dq = gradient_of_queries(q, fq, dfq, kernel)
-    dk, dlog_weight = gradient_of_keys(k, fk, dfk, kernel, weighted=keys.log_weight is not None)
+    dk, dlog_weight = gradient_of_keys(k, fk, dfk, kernel, weighted=weighted)
     return dq, dk, dv, dlog_weight, before
 
 
@@ -269,8 +270,8 @@ def causal_kernel_attention_backward(
         all_chunks = list(chunks(q.shape[2], chunk_size(q)))
         for number in reversed(range(len(states))):
             group = all_chunks[number * KEPT : (number + 1) * KEPT]
-            before = _states_before(KernelState(states[number], references[number]), k, v, keys, kernel, group)
-            for (start, stop), state in zip(reversed(group), reversed(before), strict=True):
+            before = _before(KernelState(states[number], references[number]), k, v, keys, kernel, group)
+            for (start, stop), made in zip(reversed(group), reversed(before), strict=True):
                 dsums = piece(dout, start, stop)
                 if whole:
                     dsums = gradient_of_division(dsums, piece(out, start, stop), piece(weight, start, stop), kernel)
@@ -278,7 +279,9 @@ def causal_kernel_attention_backward(
                     assert dweight is not None
                     dsums = torch.cat([dsums, piece(dweight, start, stop).unsqueeze(-1)], -1)
                 parts = pieces(q, k, v, start, stop)
-                *gradients, dstate = backward_chunk(*parts, dsums, dstate, keys, state, kernel, start, stop)
+                *gradients, dstate = backward_chunk(
+                    *parts, dsums, dstate, *made, kernel, weighted=log_weight is not None
+                )
                 for result, part in zip((dq, dk, dv, dlog_weight), gradients, strict=True):
                     if part is not None:
                         put(result, start, stop, part)
@@ -326,10 +329,9 @@ def _(q, k, v, log_weight, valid, segments, features, projection, *others, out_v
 @register_flop_formula(torch.ops.plugformer_attention.causal_kernel_attention_backward, get_raw=True)
 def _(dout, dweight, q, k, v, log_weight, valid, segments, features, projection, *others, **_) -> int:  # type: ignore[no-untyped-def]
     once, state, square = _sizes(q, features, projection)
-    again = KEPT - 1  # chunks of a group whose features and state are made once more
-    return products(q[..., 0].numel(), *4 * [once], *4 * [state], *3 * [square[0]], *2 * [square[1]]) + products(
-        q[..., 0].numel() * again // KEPT, once, state
-    )
+    tokens = q[..., 0].numel()
+    again = products(tokens * (KEPT - 1) // KEPT, state)  # states that were not kept
+    return again + products(tokens, *4 * [once], *4 * [state], *3 * [square[0]], *2 * [square[1]])
 
 
 def _sizes(q: Tensor, features: str, projection: Tensor) -> tuple[Size, Size, tuple[Size, Size]]:
