@@ -12,7 +12,7 @@ from plugformer.nn.initialise import seed_for
 from plugformer_attention.sparse.blockwise import Blockwise
 from plugformer_attention.sparse.pattern import BlockPattern, own_block_causal, without_gaps
 from plugformer_attention.sparse.places import Blocks
-from plugformer_attention.sparse.reference import bigbird_visibility, softmax_over
+from plugformer_attention.sparse.reference import Choice, bigbird_visibility, softmax_over
 
 
 class BigBird(Blockwise):
@@ -126,7 +126,8 @@ class BigBird(Blockwise):
         return torch.stack(drawn, -1) if drawn else taken[..., :0]
 
     def plain(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
-        return softmax_over(bigbird_visibility(self, q, k, mask), q, k, v)
+        choice = Choice(self.block_size, self.num_window_blocks, self.num_global_blocks, self.draws)
+        return softmax_over(bigbird_visibility(choice, q, k, mask), q, k, v)
 
 
 def _num_real(blocks: Blocks, occupied: Tensor | None, device: torch.device) -> Int[Tensor, "batch 1"]:

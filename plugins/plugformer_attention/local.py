@@ -50,4 +50,4 @@ class Local(Blockwise):
         return BlockPattern(blocks.block_size, blocks.neighbours(offsets)[None, None], within)
 
     def plain(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
-        return softmax_over(local_visibility(self, q, k, mask), q, k, v)
+        return softmax_over(local_visibility(self.window, q, k, mask), q, k, v)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,10 +15,6 @@ from torch import Tensor
 
 from plugformer.interfaces import Grid, Mask
 from plugformer_attention.sparse.places import tile_of
-
-if TYPE_CHECKING:
-    from plugformer_attention.bigbird import BigBird
-    from plugformer_attention.local import Local
 
 Place = tuple[int, ...]
 Pattern = Callable[[int, "Sequence"], list[set[int]]]  # of a head, which tokens each token sees
@@ -51,7 +47,7 @@ def softmax_over(
     return logits.softmax(-1).nan_to_num() @ v
 
 
-def local_visibility(module: Local, q: Tensor, k: Tensor, mask: Mask) -> Bool[Tensor, "batch heads queries keys"]:
+def local_visibility(window: int, q: Tensor, k: Tensor, mask: Mask) -> Bool[Tensor, "batch heads queries keys"]:
     @cache  # the same for all heads
     def near(sequence: Sequence) -> list[set[int]]:
         everyone = set(range(len(sequence.places)))
@@ -63,7 +59,7 @@ def local_visibility(module: Local, q: Tensor, k: Tensor, mask: Mask) -> Bool[Te
             | {
                 token
                 for token, there in enumerate(sequence.places)
-                if there is not None and max(abs(a - b) for a, b in zip(here, there, strict=True)) <= module.window
+                if there is not None and max(abs(a - b) for a, b in zip(here, there, strict=True)) <= window
             }
             for here in sequence.places
         ]
@@ -71,9 +67,18 @@ def local_visibility(module: Local, q: Tensor, k: Tensor, mask: Mask) -> Bool[Te
     return _visibility(lambda head, sequence: near(sequence), q, k, mask)
 
 
-def bigbird_visibility(module: BigBird, q: Tensor, k: Tensor, mask: Mask) -> Bool[Tensor, "batch heads queries keys"]:
+class Choice(NamedTuple):
+    """Of blocks, as BigBird's options name them; `draws` int `[random, heads, blocks]`."""
+
+    block_size: int
+    num_window_blocks: int
+    num_global_blocks: int
+    draws: Tensor
+
+
+def bigbird_visibility(choice: Choice, q: Tensor, k: Tensor, mask: Mask) -> Bool[Tensor, "batch heads queries keys"]:
     def pattern(head: int, sequence: Sequence) -> list[set[int]]:
-        sides = tile_of(sequence.grid, module.block_size).shape
+        sides = tile_of(sequence.grid, choice.block_size).shape
         shape = [ceil(size / side) for size, side in zip(sequence.grid.shape, sides, strict=True)]
         # Numbered with the last axis slowest.
         lattice = [place[::-1] for place in product(*map(range, reversed(shape)))]
@@ -85,12 +90,12 @@ def bigbird_visibility(module: BigBird, q: Tensor, k: Tensor, mask: Mask) -> Boo
             held[block].add(token)
         real = [lattice.index(block) for token in sequence.real if (block := block_of[token]) is not None]
         count = 1 + max(real, default=-1)
-        all_see = _global_blocks(lattice, count, module.num_global_blocks, causal=sequence.causal)
+        all_see = _global_blocks(lattice, count, choice.num_global_blocks, causal=sequence.causal)
         everyone = set(range(len(sequence.places)))
         sees: dict[Place | None, set[int]] = dict.fromkeys((None, *all_see), everyone)
         for block in lattice:
             if block not in sees:
-                seen = _seen_blocks(module, lattice, count, all_see, block, head, causal=sequence.causal)
+                seen = _seen_blocks(choice, lattice, count, all_see, block, head, causal=sequence.causal)
                 sees[block] = held[None].union(*(held[other] for other in seen))
         return [sees[block] for block in block_of]
 
@@ -107,18 +112,18 @@ def _global_blocks(lattice: list[Place], count: int, number: int, *, causal: boo
 
 
 def _seen_blocks(
-    module: BigBird, lattice: list[Place], count: int, all_see: list[Place], block: Place, head: int, *, causal: bool
+    choice: Choice, lattice: list[Place], count: int, all_see: list[Place], block: Place, head: int, *, causal: bool
 ) -> set[Place]:
     number = lattice.index(block)
     if causal:
-        window = set(lattice[max(0, number - module.num_window_blocks + 1) : number + 1])
+        window = set(lattice[max(0, number - choice.num_window_blocks + 1) : number + 1])
         left = [other for other in lattice[:number] if other not in window and other not in all_see]
     else:
-        half = module.num_window_blocks // 2
+        half = choice.num_window_blocks // 2
         window = {other for other in lattice if all(abs(a - b) <= half for a, b in zip(other, block, strict=True))}
         left = [other for other in lattice[:count] if other not in window and other not in all_see]
     drawn = set()
-    for draw in module.draws[:, head, number % module.draws.shape[2]].tolist():
+    for draw in choice.draws[:, head, number % choice.draws.shape[2]].tolist():
         if left:
             drawn.add(left.pop(draw * len(left) // 2**31))
     return window | set(all_see) | drawn
