@@ -99,6 +99,8 @@ def run_with(kind: str, name: str, folder: Path) -> list[str]:
         made = {"vocab_size": 300}
     chosen = [f"{kind}=[{name}]" if KINDS[kind].many else f"{kind}={name}"]
     chosen += [f"{kind}.{key}={json.dumps(value, default=str)}" for key, value in made.items()]
+    if name == "text_symbols":  # which says so if texts are longer
+        chosen.append("tokenizer.packing=fill")
     if name == "image_folder":  # whose images are of several sizes
         chosen.append("tokenizer.image_size=8")
     direction = direction_of_text(kind, name, made)

@@ -296,7 +296,7 @@ def docstrings():
 
 def test_docstrings_are_those_that_python_sees(docstrings):
     labels = docstrings.spec.labels
-    assert {"asyncio", "email", "tkinter"} <= set(labels)
+    assert {"asyncio", "email"} <= set(labels)
     assert list(labels) == sorted(labels)
     everything = [sample for split in SPLITS for sample in docstrings.samples(split)]
     assert len({words(sample["text"]) for sample in everything}) == len(everything)
@@ -330,7 +330,7 @@ def test_rare_packages_are_left_out():
     made = source("docstrings", min_per_class=300)
     assert 2 <= len(made.spec.labels) < 8
     with pytest.raises(
-        UserError, match=r"data.min_per_class=9999: leaves 0 packages.*\n  The most docstrings: tkinter"
+        UserError, match=r"data.min_per_class=9999: leaves 0 packages.*\n  The most docstrings: [a-z]+ \d+"
     ):
         source("docstrings", min_per_class=9999).verify()
 
