@@ -84,6 +84,12 @@ def _working_attention(allows: Callable[[Capabilities], bool]) -> str:
 
 def _working(kind: str, allows: Callable[[Any], bool]) -> str:
     """The installed plugins of a kind that would do, as the end of a message."""
+    able = plugins_that(kind, allows)
+    return f"\n  These would work: {', '.join(f'{kind}={name}' for name in able)}" if able else ""
+
+
+def plugins_that(kind: str, allows: Callable[[Any], bool]) -> list[str]:
+    """The names of the installed plugins of a kind whose class `allows` it."""
     able = []
     for name in offers(kind):
         try:
@@ -91,4 +97,4 @@ def _working(kind: str, allows: Callable[[Any], bool]) -> str:
                 able.append(name)
         except (UserError, AttributeError):  # broken, or it depends on its options: no use as a suggestion
             continue
-    return f"\n  These would work: {', '.join(f'{kind}={name}' for name in able)}" if able else ""
+    return able

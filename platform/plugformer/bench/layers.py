@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from plugformer.bench.asked import Mechanism
 from plugformer.bench.peers import Peer
 from plugformer.bench.settings import BenchSettings
+from plugformer.compatibility import plugins_that
 from plugformer.errors import UserError
 from plugformer.interfaces import Attention, Capabilities, Grid, Layout, Mask
 from plugformer.nn.initialise import initialise
 from plugformer.nn.multi_head import MultiHeadAttention
 from plugformer.nn.positions import NoPosition
-from plugformer.registry import build, find, offers
+from plugformer.registry import build
 
 
 class SelfAttention(nn.Module):
@@ -72,7 +73,7 @@ def mechanism_candidate(mechanism: Mechanism, settings: BenchSettings) -> Candid
     """
     smallest = _build(mechanism, settings, settings.length[0])
     if settings.causal and smallest.capabilities.causality == "none":
-        able = ", ".join(_causal_plugins()) or "none"
+        able = ", ".join(plugins_that("attention", lambda cls: cls.capabilities.causality != "none")) or "none"
         raise UserError(f"causal=true: attention={mechanism.label} can't be causal.\n  These can: {able}")
 
     def make(length: int) -> nn.Module:
@@ -116,15 +117,3 @@ def _build(mechanism: Mechanism, settings: BenchSettings, length: int) -> Attent
         layer=0,
         seed=settings.seed,
     )
-
-
-def _causal_plugins() -> Sequence[str]:
-    able = []
-    for name in offers("attention"):
-        try:
-            plugin: Any = find("attention", name).load()
-            if plugin.capabilities.causality != "none":
-                able.append(name)
-        except (UserError, AttributeError):  # broken, or it depends on its options: no use as a suggestion
-            continue
-    return able

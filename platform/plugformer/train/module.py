@@ -32,11 +32,11 @@ class TrainingModule(pl.LightningModule):
         self.val_metrics = MetricCollection(dict(model.task.metrics()))
         self.test_metrics = self.val_metrics.clone()
         self.tables: dict[str, list[list[Any]]] = {}
+        self.mechanisms = [module for module in model.modules() if isinstance(module, Attention)]
 
     def on_train_batch_start(self, *_: Any) -> None:
-        for module in self.model.modules():
-            if isinstance(module, Attention):
-                module.before_step(self.trainer.global_step)
+        for mechanism in self.mechanisms:
+            mechanism.before_step(self.trainer.global_step)
 
     def training_step(self, batch: Batch) -> Tensor:
         output = self.model(batch)

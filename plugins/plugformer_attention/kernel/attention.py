@@ -25,7 +25,8 @@ from plugformer_attention.kernel.causal import (
     empty_state,
     forward_chunk,
 )
-from plugformer_attention.kernel.kernels import Kernel, chunks, computing_dtype, divide, pieces
+from plugformer_attention.kernel.kernels import Kernel, chunks, divide, pieces
+from plugformer_attention.precision import precise, without_autocast
 
 CAPABILITIES = Capabilities(
     causality="strict",
@@ -79,7 +80,7 @@ def _both_ways(q: Tensor, k: Tensor, v: Tensor, mask: Mask, kernel: Kernel) -> T
     """Each query sees its segment: itself and what is before it, and what is behind it."""
     assert mask.segments is not None
     dtype, valid, segments = q.dtype, mask.valid, mask.segments
-    q, k, v = (part.to(computing_dtype(part)) for part in (q, k, v))
+    q, k, v = (part.to(precise(part.dtype)) for part in (q, k, v))
     before = _causal(q, k, v, None, valid, segments, kernel, whole=False)
     flipped = (None if valid is None else valid.flip(-1), segments.flip(-1))
     behind = _causal(q.flip(2), k.flip(2), v.flip(2), None, *flipped, kernel, own=False, whole=False)
@@ -102,8 +103,8 @@ def advance(
     The state is `[batch, heads, ...]`, so that samples can be selected from it.
     """
     outs, rows = [], q.shape[:2]
-    with torch.autocast(q.device.type, enabled=False):
-        kernel = kernel.for_(computing_dtype(q))
+    with without_autocast(q.device):
+        kernel = kernel.for_(precise(q.dtype))
         now = empty_state(q, kernel) if state is None else KernelState(*(part.flatten(0, 1) for part in state))
         keys = Keys.of(q, log_weight, valid, None)
         for start, stop in chunks(q.shape[2], chunk_size(q)):

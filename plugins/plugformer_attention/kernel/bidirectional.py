@@ -10,22 +10,22 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from plugformer_attention.heads import like_tokens
 from plugformer_attention.kernel.kernels import (
     LOWEST,
     Kernel,
     chunks,
-    computing_dtype,
     divide,
     gradient_of_division,
     gradient_of_keys,
     gradient_of_queries,
-    like_tokens,
     piece,
     pieces,
     products,
     put,
     with_ones,
 )
+from plugformer_attention.precision import precise, without_autocast
 
 CHUNK = {"cpu": 96}
 CHUNK_ELSEWHERE = 4096
@@ -41,7 +41,7 @@ def bidirectional_kernel_attention(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Out, the weight that its sums were divided by, S and R."""
     out, weight, state, reference = _results(q, k, v, valid, features, projection)
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q.device):
         kernel = Kernel(features, projection, temperature).for_(weight.dtype)
         state.zero_()
         reference.fill_(LOWEST)
@@ -78,7 +78,7 @@ def _results(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Uninitialised."""
     batch, heads, queries, dim = q.shape
-    wide = computing_dtype(q)
+    wide = precise(q.dtype)
     count = Kernel(features, projection, 1.0).num_features(dim)
     weight = q.new_empty(batch, heads, queries, dtype=wide)
     state, reference = weight.new_empty(batch * heads, count, dim + 1), weight.new_empty(batch * heads, 1)
@@ -91,7 +91,7 @@ def bidirectional_kernel_attention_backward(
     temperature: float, out: Tensor, weight: Tensor, state: Tensor, reference: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     dq, dk, dv = like_tokens(q), like_tokens(k), like_tokens(v)
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q.device):
         kernel = Kernel(features, projection, temperature).for_(weight.dtype)
         dstate = torch.zeros_like(state)
         for start, stop in chunks(q.shape[2], chunk_size(q)):

@@ -17,22 +17,22 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from plugformer_attention.heads import like_tokens
 from plugformer_attention.kernel.kernels import (
     LOWEST,
     Kernel,
     chunks,
-    computing_dtype,
     divide,
     gradient_of_division,
     gradient_of_keys,
     gradient_of_queries,
-    like_tokens,
     piece,
     pieces,
     products,
     put,
     with_ones,
 )
+from plugformer_attention.precision import precise, without_autocast
 
 # Small chunks multiply less, large ones are fewer; the time of a GPU goes into starting its kernels.
 CHUNK = {"cpu": 64}
@@ -59,7 +59,7 @@ class KernelState(NamedTuple):
 
 def empty_state(q: Tensor, kernel: Kernel) -> KernelState:
     batch, heads, _, dim = q.shape
-    sums = q.new_zeros(batch * heads, kernel.num_features(dim), dim + 1, dtype=computing_dtype(q))
+    sums = q.new_zeros(batch * heads, kernel.num_features(dim), dim + 1, dtype=precise(q.dtype))
     return KernelState(sums, sums.new_full((batch * heads, 1), LOWEST))
 
 
@@ -89,7 +89,7 @@ class Keys(NamedTuple):
             own: whether a query sees the key at its own place.
         """
         batch, heads, size = *q.shape[:2], min(q.shape[2], chunk_size(q))
-        hidden = q.new_full((size, size), float("-inf"), dtype=computing_dtype(q)).triu(1 if own else 0)
+        hidden = q.new_full((size, size), float("-inf"), dtype=precise(q.dtype)).triu(1 if own else 0)
         return cls(
             None if log_weight is None else log_weight.flatten(0, 1),
             None if valid is None else valid.expand(batch, -1).repeat_interleave(heads, 0),
@@ -222,7 +222,7 @@ def causal_kernel_attention(
             references.
     """
     out, weight, seen, states, references = _results(q, k, v, log_weight, features, projection, keep)
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q.device):
         keys = Keys.of(q, log_weight, valid, segments, own=own)
         kernel = Kernel(features, projection, temperature).for_(weight.dtype)
         state = empty_state(q, kernel)
@@ -247,7 +247,7 @@ def _results(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Uninitialised."""
     batch, heads, length, dim = q.shape
-    wide = computing_dtype(q)
+    wide = precise(q.dtype)
     number = -(-length // (chunk_size(q) * KEPT)) if keep else 0
     weight, seen = (q.new_empty(batch, heads, length, dtype=wide) for _ in range(2))
     count = Kernel(features, projection, 1.0).num_features(dim)
@@ -263,7 +263,7 @@ def causal_kernel_attention_backward(
     whole: bool, out: Tensor, weight: Tensor, states: Tensor, references: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     dq, dk, dv, dlog_weight = _gradients(q, k, v, log_weight)
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q.device):
         keys = Keys.of(q, log_weight, valid, segments, own=own)
         kernel = Kernel(features, projection, temperature).for_(weight.dtype)
         dstate = torch.zeros_like(states[0])

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from plugformer_attention.kernel.features import FEATURE_MAPS, FeatureMap
+from plugformer_attention.precision import precise
 
 LOWEST = -1e30  # the reference of a query that has seen no key; finite, so that differences to it are numbers
 
@@ -40,15 +41,10 @@ class Kernel(NamedTuple):
         return self.map.features(x, self.projection, self.temperature)
 
 
-def computing_dtype(x: Tensor) -> torch.dtype:
-    """Half precision is for storage alone: sums over a whole sequence need more."""
-    return torch.promote_types(x.dtype, torch.float32)
-
-
 def piece(x: Tensor, start: int, stop: int) -> Tensor:
     """Some tokens of `[batch, heads, length, head_dim]` as `[batch · heads, tokens, head_dim]`, dense and in the
     precision for computing."""
-    return x[:, :, start:stop].to(computing_dtype(x)).contiguous().flatten(0, 1)
+    return x[:, :, start:stop].to(precise(x.dtype)).contiguous().flatten(0, 1)
 
 
 def pieces(first: Tensor, second: Tensor, third: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,13 +69,6 @@ def chunks(length: int, size: int) -> Iterator[tuple[int, int]]:
 def with_ones(v: Tensor) -> Tensor:
     """[v, 1]: the sum of weights is one more column of the sum of weighted values."""
     return F.pad(v, (0, 1), value=1.0)
-
-
-def like_tokens(x: Tensor) -> Tensor:
-    """Uninitialised, in the shape of `[batch, heads, length, head_dim]`; lies in memory as the projections around a
-    mechanism want it, heads inside tokens, so that they need not copy it."""
-    batch, heads, length, dim = x.shape
-    return x.new_empty(batch, length, heads, dim).transpose(1, 2)
 
 
 def divide(sums: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from plugformer_attention.lsh.precision import precise, without_autocast
 from plugformer_attention.lsh.sorting import Slots, Window
+from plugformer_attention.precision import precise, without_autocast
 
 EPSILON = 1e-6  # in the square of a key's norm, so that the gradient of a vector of zeros is finite in half precision
 HIDDEN = -1e30  # added to the logits of what is not seen, for each slot that it is away from what is

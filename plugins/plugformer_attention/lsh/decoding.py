@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from plugformer_attention.lsh.attention import normalised
-from plugformer_attention.lsh.precision import precise
 from plugformer_attention.lsh.sorting import ranks
+from plugformer_attention.precision import precise
 
 _PADDING = -1  # the bucket of padding
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from plugformer.errors import UserError
 from plugformer.nn.initialise import seed_for
-from plugformer_attention.lsh.precision import precise, without_autocast
+from plugformer_attention.precision import precise, without_autocast
 
 MOST_AT_ONCE = 128  # buckets of one rotation; more of them are the product of two smaller hashes
 

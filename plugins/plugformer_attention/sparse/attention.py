@@ -15,6 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from plugformer_attention.heads import like_tokens
+from plugformer_attention.precision import precise, without_autocast
 from plugformer_attention.sparse.pattern import BlockPattern
 
 TILE = 2**17  # logits at once: with their queries, keys and values they stay in a processor's cache
@@ -170,11 +172,10 @@ def _chunks(q: Tensor, k: Tensor, block_size: int) -> Iterator[_Chunk]:
     batch, heads, keys, _ = k.shape
     lanes = max(1, CHUNK_PLACES // max(keys, 1))
     heads_at_once, samples_at_once = min(heads, lanes), max(1, lanes // heads)
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     for sample in range(0, batch, samples_at_once):
         for head in range(0, heads, heads_at_once):
             where = (slice(sample, sample + samples_at_once), slice(head, head + heads_at_once))
-            yield _Chunk(where, block_size, dtype)
+            yield _Chunk(where, block_size, precise(q.dtype))
 
 
 class _Room:
@@ -243,9 +244,9 @@ def _forward(
     overseers: Tensor | None,
     causal: bool,
 ) -> Tensor:
-    out = _heads_last(q)
+    out = like_tokens(q)
     block_size, scale = q.shape[2] // sees.shape[2], q.shape[3] ** -0.5
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q.device):
         for chunk in _chunks(q, k, block_size):
             queries, keys, values = chunk.take(q) * scale, chunk.take(k), chunk.take(v)
             added, unseen = _rules(within, chunk.dtype)
@@ -276,9 +277,9 @@ def _backward(
     overseers: Tensor | None,
     causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dq, dk, dv = _heads_last(q), _heads_last(k), _heads_last(v)
+    dq, dk, dv = like_tokens(q), like_tokens(k), like_tokens(v)
     block_size, scale = q.shape[2] // sees.shape[2], q.shape[3] ** -0.5
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q.device):
         for chunk in _chunks(q, k, block_size):
             queries, keys, values, grads = chunk.take(q) * scale, chunk.take(k), chunk.take(v), chunk.take(gradient)
             added, unseen = _rules(within, chunk.dtype)
@@ -307,12 +308,6 @@ def _backward(
             for whole, part in ((dq, dqueries.mul_(scale)), (dk, dkeys), (dv, dvalues)):
                 chunk.put(whole, part)
     return dq, dk, dv
-
-
-def _heads_last(x: Tensor) -> Tensor:
-    """Memory of the same shape in which the heads of a token are neighbours, as the projections have them."""
-    batch, heads, length, dim = x.shape
-    return x.new_empty(batch, length, heads, dim).transpose(1, 2)
 
 
 def _of(seer: _Overseers, blocks: Tensor) -> Float[Tensor, "lanes rows head_dim"]:
@@ -344,11 +339,11 @@ _attend_listed_backward = torch.ops.plugformer_attention.block_sparse_backward
 
 
 def _forward_shape(q: Tensor, k: Tensor, v: Tensor, *pattern: Any) -> Tensor:
-    return _heads_last(q)
+    return like_tokens(q)
 
 
 def _backward_shapes(gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, *pattern: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _heads_last(q), _heads_last(k), _heads_last(v)
+    return like_tokens(q), like_tokens(k), like_tokens(v)
 
 
 def _keep(ctx: Any, inputs: Any, output: Tensor) -> None:

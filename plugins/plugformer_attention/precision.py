@@ -1,4 +1,4 @@
-"""LSH attention is computed in single precision at least: rounded to halves, hashes tie and sums of weights drift."""
+"""Mechanisms compute in single precision at least: rounded to halves, hashes tie and sums over a sequence drift."""
 
 from contextlib import AbstractContextManager, nullcontext
 
