@@ -1,18 +1,17 @@
 """Nested operations on lists of digits (Nangia and Bowman 2018), as in Long Range Arena (Tay et al. 2021)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
 import numpy as np
 
-from plugformer.data.fingerprint import fingerprint
 from plugformer.errors import UserError
-from plugformer.interfaces import DataSource, DataSpec, Sample, Split
-from plugformer_synthetic.cache import Arrays, cached
-from plugformer_synthetic.distinct import check_sizes, distinct_splits
+from plugformer.interfaces import DataSpec, Sample, Split
+from plugformer_synthetic.cache import Arrays
+from plugformer_synthetic.distinct import distinct_splits
+from plugformer_synthetic.generated import Generated
 
 VERSION = 1  # of what is generated: another number, other samples
 OPERATORS = ("MIN", "MAX", "MED", "SM")
@@ -22,7 +21,7 @@ LEAF = 0.75  # the probability that a node is a digit, below the greatest depth
 PATIENCE = 1_000_000  # trees that don't fit, before it is clear that none will
 
 
-class ListOps(DataSource):
+class ListOps(Generated):
     """Expressions such as `[MAX 4 [SM 7 8 ] 0 ]`, each with its value, a digit, as its label.
 
     The default is Long Range Arena's: trees and their distribution, lengths and sizes, though not its very samples,
@@ -43,6 +42,8 @@ class ListOps(DataSource):
     Raises:
         UserError: numbers that no expression can have.
     """
+
+    name = "listops"
 
     def __init__(
         self,
@@ -67,21 +68,17 @@ class ListOps(DataSource):
                 f"data.min_length={min_length}, data.max_length={max_length}: no length lies between the two."
             )
         self.shape = Shape(max_depth, max_args, min_length, max_length)
-        self.sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
-        check_sizes(self.sizes)
-        self.sample_seed = sample_seed
-        self.cache = cache
+        sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
+        super().__init__(sizes=sizes, sample_seed=sample_seed, cache=cache)
 
     @property
     def spec(self) -> DataSpec:
         return DataSpec(frozenset({"id", "text", "label"}), labels=tuple(map(str, range(10))))
 
-    @cached_property
-    def _arrays(self) -> Arrays:
-        made_of = {"version": VERSION, "shape": tuple(self.shape), "sizes": self.sizes, "seed": self.sample_seed}
-        return cached(self._make, name="listops", made_of=made_of, folder=self.cache)
+    def made_of(self) -> dict[str, object]:
+        return {"version": VERSION, "shape": tuple(self.shape)}
 
-    def _make(self) -> Arrays:
+    def make(self) -> Arrays:
         drawn = distinct_splits(
             lambda seed: trees(self.shape, seed),
             sizes=self.sizes,
@@ -97,10 +94,7 @@ class ListOps(DataSource):
         return arrays
 
     def samples(self, split: Split) -> Sequence[Sample]:
-        return _Expressions(split, *(self._arrays[f"{split}_{part}"] for part in ("symbols", "ends", "labels")))
-
-    def fingerprint(self) -> str:
-        return fingerprint(part for name in sorted(self._arrays) for part in (name, self._arrays[name].tobytes()))
+        return _Expressions(split, *(self.arrays[f"{split}_{part}"] for part in ("symbols", "ends", "labels")))
 
 
 class _Expressions(Sequence[Sample]):

@@ -1,7 +1,6 @@
 """Are two markers on one dashed curve? (Linsley et al. 2018; Tay et al. 2021, Long Range Arena.)"""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from math import pi
 from pathlib import Path
 from random import Random
@@ -10,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from plugformer.data.fingerprint import fingerprint
 from plugformer.errors import UserError
-from plugformer.interfaces import DataSource, DataSpec, Sample, Split
-from plugformer_synthetic.cache import Arrays, cached
-from plugformer_synthetic.distinct import check_sizes, distinct_splits
+from plugformer.interfaces import DataSpec, Sample, Split
+from plugformer_synthetic.cache import Arrays
+from plugformer_synthetic.distinct import distinct_splits
+from plugformer_synthetic.generated import Generated
 from plugformer_synthetic.snakes import Ground, Snake, Style, draw, move
 
 VERSION = 1  # of what is generated: another number, other samples
@@ -25,7 +24,7 @@ DISTRACTOR_TRIALS = 4
 PATIENCE = 2000  # pictures that come to nothing, before it is clear that all will
 
 
-class Pathfinder(DataSource):
+class Pathfinder(Generated):
     """Two dashed curves among shorter ones, and two round markers, each on an end of a curve: of the same or not?
 
     Numbers and steps are those of Long Range Arena's 32 × 32 pictures, in a generator of our own, so that figures are
@@ -53,6 +52,8 @@ class Pathfinder(DataSource):
     Raises:
         UserError: numbers that can't be, or for which there is no room in a picture.
     """
+
+    name = "pathfinder"
 
     def __init__(
         self,
@@ -95,22 +96,18 @@ class Pathfinder(DataSource):
                 raise UserError(f"data.{name}={length}: must be greater than 0.")
         style = Style(image_size, PADDING, paddle_length, paddle_thickness, paddle_margin, continuity, contrast)
         self.puzzle = Puzzle(style, contour_length, distractor_length, num_distractors, marker_radius, seed_distance)
-        self.sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
-        check_sizes(self.sizes)
-        self.sample_seed = sample_seed
-        self.cache = cache
+        sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
+        super().__init__(sizes=sizes, sample_seed=sample_seed, cache=cache)
 
     @property
     def spec(self) -> DataSpec:
         size = self.puzzle.style.size
         return DataSpec(frozenset({"id", "image", "label"}), labels=("apart", "connected"), image=(1, size, size))
 
-    @cached_property
-    def _arrays(self) -> Arrays:
-        made_of = {"version": VERSION, "puzzle": self.puzzle, "sizes": self.sizes, "seed": self.sample_seed}
-        return cached(self._make, name="pathfinder", made_of=made_of, folder=self.cache)
+    def made_of(self) -> dict[str, object]:
+        return {"version": VERSION, "puzzle": self.puzzle}
 
-    def _make(self) -> Arrays:
+    def make(self) -> Arrays:
         drawn = distinct_splits(
             lambda seed: pictures(self.puzzle, seed),
             sizes=self.sizes,
@@ -125,10 +122,7 @@ class Pathfinder(DataSource):
         return arrays
 
     def samples(self, split: Split) -> Sequence[Sample]:
-        return _Pictures(split, self._arrays[f"{split}_images"], self._arrays[f"{split}_labels"])
-
-    def fingerprint(self) -> str:
-        return fingerprint(part for name in sorted(self._arrays) for part in (name, self._arrays[name].tobytes()))
+        return _Pictures(split, self.arrays[f"{split}_images"], self.arrays[f"{split}_labels"])
 
 
 class _Pictures(Sequence[Sample]):
