@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from plugformer.assemble import build_backbone
 from plugformer.cli.compose import compose
 from plugformer.errors import UserError
-from plugformer.interfaces import Attention, Capabilities, DecodingState, Grid, Layout, Mask, Tokens, TokenSpec
+from plugformer.interfaces import Attention, Capabilities, Grid, Layout, Mask, Tokens, TokenSpec
 from plugformer.nn.backbones import Decoder, Encoder, PrefixLM
 from plugformer.nn.blocks import PreNorm
-from plugformer.nn.cache import KeyValueCache
+from plugformer.nn.cache import Growing
 from plugformer.nn.feed_forward import Mlp
 from plugformer.nn.full_attention import Full
 from plugformer.nn.initialise import ResidualLinear, initialise
@@ -299,7 +299,7 @@ def test_a_branch_that_can_not_be_scaled_is_named():
 
 
 def new_state(model):
-    return DecodingState([KeyValueCache() for _ in model.blocks])
+    return Growing(model.num_layers)
 
 
 def stepped(model, whole, chunks):

@@ -13,7 +13,7 @@ from plugformer.cli.compose import compose, config_groups
 from plugformer.cli.main import COMMANDS, main
 from plugformer.config import known_keys
 from plugformer.errors import UserError
-from plugformer.registry import KINDS, offers
+from plugformer.registry import PARTS, offers
 
 HEAVY = ("torch", "torchvision", "torchaudio", "transformers", "wandb", "pytorch_lightning")
 
@@ -79,8 +79,8 @@ def typos() -> list[tuple[str, str]]:
     config = compose([])
     keys = [key for key in known_keys(config) if "." in key]
     cases = [(f"{sign}{wrong}=1", key) for sign in ("", "+") for key in keys[::3] for wrong in misspell(key)]
-    cases += [(f"{wrong}=x", group) for group in (*KINDS, *config_groups()) for wrong in misspell(group)]
-    cases += [(f"{kind}={wrong}", name) for kind in KINDS for name in offers(kind) for wrong in misspell(name)]
+    cases += [(f"{wrong}=x", group) for group in (*PARTS, *config_groups()) for wrong in misspell(group)]
+    cases += [(f"{kind}={wrong}", name) for kind in PARTS for name in offers(kind) for wrong in misspell(name)]
     cases += [("task.pool=" + wrong, "mean") for wrong in misspell("mean")]
     return cases[::4]
 
@@ -156,7 +156,7 @@ def test_a_warning_is_one_line_without_source(tmp_path):
 
 
 def test_every_plugin_shows_where_its_source_is(capsys):
-    for kind in KINDS:
+    for kind in PARTS:
         for name in offers(kind):
             with pytest.raises(SystemExit, match="0"):
                 main(["plugins", kind, name, "--json"])

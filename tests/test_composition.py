@@ -12,7 +12,7 @@ from plugformer.cli.main import main
 from plugformer.config import SETTINGS, check_config
 from plugformer.errors import UserError, nearest
 from plugformer.options import coerce
-from plugformer.registry import KINDS, find, offers, register
+from plugformer.registry import PARTS, find, offers, register
 
 
 def refusal(call, *arguments) -> str:
@@ -55,10 +55,10 @@ def test_a_wrong_override_is_answered_with_the_right_one(overrides, says):
     assert refusal(compose, overrides.split()).startswith(says)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if KINDS[kind].context])
+@pytest.mark.parametrize("kind", [kind for kind in PARTS if PARTS[kind].context])
 @pytest.mark.parametrize("sign", ["", "+"])
 def test_what_the_core_fills_in_cannot_be_set(kind, sign):
-    for word in sorted(KINDS[kind].context):
+    for word in sorted(PARTS[kind].context):
         told = refusal(compose, [f"{sign}{kind}.{word}=1"])
         assert told == f"{kind}.{word}: is filled in by the core and can't be set."
 

@@ -11,10 +11,10 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from plugformer.assemble import preview
 from plugformer.errors import UserError
-from plugformer.interfaces import Capabilities, DecodingState, Grid, Layout, Mask, Tokens
+from plugformer.interfaces import Capabilities, Grid, Layout, Mask, Tokens
 from plugformer.measure import peak_memory
 from plugformer.nn.backbones import Decoder, Encoder, PrefixLM
-from plugformer.nn.cache import KeyValueCache
+from plugformer.nn.cache import Growing
 from plugformer.nn.full_attention import Full
 from plugformer.nn.replay import Replay, decide
 from plugformer.nn.reversible import Reversible
@@ -247,7 +247,7 @@ def test_what_is_not_trained_is_the_same():
 
 def test_decoding_is_the_whole():
     model = make(Decoder, block={"feed_forward_chunks": 2}).eval()
-    whole, state = model(tokens()), DecodingState([KeyValueCache() for _ in model.blocks])
+    whole, state = model(tokens()), Growing(model.num_layers)
     for place in range(9):
         step = model(tokens().select(torch.full((4, 1), place)), state=state)
         assert_close(step[:, 0], whole[:, place], tolerance=1e-10)

@@ -16,7 +16,7 @@ from tests.prepared import run_with
 
 from plugformer.assemble import read_checkpoint
 from plugformer.nn.full_attention import Full
-from plugformer.registry import KINDS, offers, register
+from plugformer.registry import offers, register
 from plugformer.train.run import train
 
 RUN = {
@@ -24,7 +24,7 @@ RUN = {
     *("tokenizer", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
 }
 SHORT = ("trainer.max_epochs=2", "trainer.limit_batches=2")
-PLUGINS = [(kind, name) for kind in KINDS for name in offers(kind)]
+PLUGINS = [(kind, name) for kind in PARTS for name in offers(kind)]
 CONFIGS = sorted(
     f"{group}={path.relative_to(ROOT / 'conf' / group).with_suffix('').as_posix()}"
     for group in ("experiment", "debug", "trainer")

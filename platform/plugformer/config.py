@@ -7,7 +7,7 @@ from typing import Any
 
 from plugformer.errors import UserError, unknown
 from plugformer.options import check_options
-from plugformer.registry import KINDS, check, find, find_kind
+from plugformer.registry import PARTS, check, find, find_kind
 from plugformer.settings import LoaderSettings, RunSettings, TrainerSettings
 from plugformer.signatures import read_class
 
@@ -24,18 +24,18 @@ def check_config(config: Mapping[str, Any]) -> Config:
         UserError: an unknown key or plugin, a missing value, a value of the wrong type.
     """
     run = read_class(RunSettings)
-    known = [*KINDS, *SETTINGS, *run.parameters]
+    known = [*PARTS, *SETTINGS, *run.parameters]
     for key in config:
         if key not in known:
             raise unknown(f"{key}: no such part of a run", key, known)
-    missing = [kind for kind in KINDS if kind not in config and not KINDS[kind].many]
+    missing = [kind for kind in PARTS if kind not in config and not PARTS[kind].many]
     if missing:
         raise UserError(f"The composition has no {', '.join(missing)}. Choose one with {missing[0]}=NAME.")
     checked: Config = {}
-    for kind in KINDS:
+    for kind in PARTS:
         if kind in config:
             node = config[kind]
-            checked[kind] = _check_many(kind, node) if KINDS[kind].many else check(kind, _mapping(kind, node))
+            checked[kind] = _check_many(kind, node) if PARTS[kind].many else check(kind, _mapping(kind, node))
     for key, settings in SETTINGS.items():
         checked[key] = check_options(read_class(settings), _mapping(key, config.get(key, {})), key, key)
     return checked | check_options(run, {key: config[key] for key in run.parameters if key in config}, "", "a run")
@@ -58,12 +58,12 @@ def _mapping(key: str, node: Any) -> Mapping[str, Any]:
 def known_keys(config: Mapping[str, Any]) -> list[str]:
     """Every dotted key that may be set in a composition, for suggestions."""
     run = read_class(RunSettings)
-    keys = [*run.parameters, *KINDS, *SETTINGS]
+    keys = [*run.parameters, *PARTS, *SETTINGS]
     for key, settings in SETTINGS.items():
         keys += [f"{key}.{name}" for name in read_class(settings).parameters]
     for kind, node in config.items():
-        if kind in KINDS and isinstance(node, Mapping):
-            nodes = {f"{kind}.{name}": each for name, each in node.items()} if KINDS[kind].many else {kind: node}
+        if kind in PARTS and isinstance(node, Mapping):
+            nodes = {f"{kind}.{name}": each for name, each in node.items()} if PARTS[kind].many else {kind: node}
             keys += [
                 f"{place}.{name}"
                 for place, each in nodes.items()
@@ -76,7 +76,7 @@ def known_keys(config: Mapping[str, Any]) -> list[str]:
 def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
     """For every plugin of a composition: entry point, package, version and options."""
     used: dict[str, Any] = {}
-    for kind in KINDS:
+    for kind in PARTS:
         node = config.get(kind) or {}
         nodes = {f"{kind}.{name}": each for name, each in node.items()} if find_kind(kind).many else {kind: node}
         for place, each in nodes.items():

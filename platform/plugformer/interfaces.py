@@ -19,7 +19,7 @@ Units: images are uint8, 0 to 255; waveforms float32, -1 to 1, at `rate` hertz; 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -179,6 +179,13 @@ class Layout:
     grid_index: Int[Tensor, "batch length"]
     grids: tuple[Grid, ...]
     leading: int = 0
+    _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` makes of this layout: for all layers once, not once a layer. Nothing that has a gradient."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     @classmethod
     def of(cls, grid: Grid, device: torch.device | None = None) -> Layout:
@@ -191,11 +198,11 @@ class Layout:
 
     def last(self, length: int) -> Layout:
         """Of the last tokens alone."""
-        if length == self.coordinates.shape[1]:
-            return self
         gone = self.coordinates.shape[1] - length
+        if not gone:
+            return self
         coordinates, index = self.coordinates[:, gone:], self.grid_index[:, gone:]
-        return replace(self, coordinates=coordinates, grid_index=index, leading=max(0, self.leading - gone))
+        return Layout(coordinates, index, self.grids, leading=max(0, self.leading - gone))
 
     def select(self, index: Int[Tensor, "batch kept"]) -> Layout:
         return Layout(_take(self.coordinates, index), _take(self.grid_index, index), self.grids)
@@ -223,7 +230,8 @@ class Mask:
     """Which keys each query may see, by parts; never a dense tensor until a mechanism asks for one.
 
     A key is visible if every part that is present allows it. Queries are the *last* tokens of the keys where there are
-    fewer of them (decoding with a cache), unless `query_segments` says otherwise (cross-attention).
+    fewer of them (decoding with a cache), unless `start` or `query_segments` say otherwise (a cache of fixed size,
+    cross-attention).
 
     Attributes:
         valid: bool `[batch, keys]`, True for real tokens, False for padding; None if nothing is padded.
@@ -232,6 +240,8 @@ class Mask:
         segments: int `[batch, keys]`, documents packed into one sequence; a query sees its own segment only.
         query_segments: int `[batch, queries]` where queries are not the last keys.
         layout: where the keys lie, for mechanisms whose pattern follows the grid.
+        query_layout: where the queries lie; None if they are the last keys.
+        start: int scalar, the place of the first query among the keys, where room for later tokens follows them.
     """
 
     valid: Bool[Tensor, "batch keys"] | None = None
@@ -240,19 +250,26 @@ class Mask:
     segments: Int[Tensor, "batch keys"] | None = None
     query_segments: Int[Tensor, "batch queries"] | None = None
     layout: Layout | None = None
+    query_layout: Layout | None = None
+    start: Int[Tensor, ""] | None = None
     _dense: dict[Any, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing but `causal` restricts what is seen."""
-        return self.valid is None and self.prefix is None and self.segments is None
+        """Whether nothing but `causal` restricts what is seen, and the queries are the last keys."""
+        return self.valid is None and self.prefix is None and self.segments is None and self.start is None
+
+    def queries(self, length: int) -> Layout:
+        """Where the queries lie, `length` of them; `layout` is known."""
+        assert self.layout is not None, "nobody knows where the keys lie"
+        return self.layout.last(length) if self.query_layout is None else self.query_layout
 
     def dense(self, queries: int, keys: int, device: torch.device) -> Bool[Tensor, "batch 1 queries keys"] | None:
         """The same as one tensor, for mechanisms that are quadratic anyway; None if everything is visible.
 
         It is made once for a batch, not once a layer.
         """
-        if self.is_plain and not self.causal:
+        if self.is_plain and (queries == 1 or not self.causal):  # the last token sees all
             return None
         place = (queries, keys, device)
         if place not in self._dense:
@@ -263,11 +280,12 @@ class Mask:
         visible = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=device)
         if self.causal:
             key = torch.arange(keys, device=device)
-            query = key[keys - queries :, None]
+            query = key[keys - queries :, None] if self.start is None else key[:queries, None] + self.start
             visible = visible & (key <= query)
             if self.prefix is not None:
                 visible = visible | (key < self.prefix[:, None, None, None])
         if self.segments is not None:
+            assert self.start is None, "room for later tokens belongs to no segment"
             own = self.segments[:, keys - queries :] if self.query_segments is None else self.query_segments
             visible = visible & (own[:, None, :, None] == self.segments[:, None, None, :])
         if self.valid is not None:
@@ -364,7 +382,13 @@ class Embedding(nn.Module, ABC):
     table: nn.Parameter | None = None
 
     @abstractmethod
-    def forward(self, features: Features) -> Tokens: ...
+    def forward(self, features: Features) -> Tokens:
+        """
+        Args:
+            features: as `Tokenizer.collate` makes them. Discrete tokens stand under `ids`, int `[batch, length]`, and
+                where not all are real, `valid`, bool of the same shape; under `positions`, int of the same shape, may
+                stand their places, where they aren't 0, 1, 2 …
+        """
 
 
 class Tokenizer(ABC):
@@ -432,6 +456,14 @@ class Tokenizer(ABC):
             UserError: it can't be read.
         """
 
+    def prompt(self, source: str) -> Features:
+        """What stands on a command line as the beginning of a sequence: as `encode`, without what marks an end.
+
+        Raises:
+            UserError: nothing to begin with, or it can't be read.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no beginnings")
+
     def decode(self, ids: Int[Tensor, "length"]) -> str:
         """Back to what was tokenized, where tokens are discrete."""
         raise NotImplementedError(f"{type(self).__name__} can't be inverted")
@@ -466,6 +498,7 @@ class Capabilities:
         block_length: it works in blocks of this many tokens, and pads to them itself.
         decoding: how it goes on token by token: not at all, by `forward` over cached keys and values, or by `step`
             from a state of its own.
+        room: it honours `Mask.start`, as caches of fixed size need it.
         replays: called again with the same inputs, generators and `nn.replay` decisions, it does the same in training,
             as blocks need that recompute what they don't keep.
         time_exponent, memory_exponent: growth with the length that it claims, 1.0 for linear.
@@ -482,6 +515,7 @@ class Capabilities:
     min_length: int = 1
     block_length: int | None = None
     decoding: Literal["none", "cache", "state"] = "none"
+    room: bool = False
     replays: bool = True
     time_exponent: float = 2.0
     memory_exponent: float = 2.0
@@ -531,7 +565,8 @@ class Attention(nn.Module, ABC):
 
         Args:
             q, k, v: of the new tokens, as in `forward`; the first step may be a whole prompt.
-            state: what the step before returned; None before the first.
+            state: what the step before returned; None before the first. It stays as it was. All its tensors have the
+                batch as their first axis, so that sequences can be chosen from it.
             valid: which of the new tokens are real; None if all are.
         """
         raise NotImplementedError(f"{type(self).__name__} declares decoding={self.capabilities.decoding!r}")
@@ -568,6 +603,7 @@ def _undeclared(can: Capabilities, q: Tensor, k: Tensor, mask: Mask, bias: Tenso
         "key_padding": mask.valid is not None and not can.key_padding,
         "prefix": mask.prefix is not None and not can.prefix,
         "segments": mask.segments is not None and not can.segments,
+        "room": mask.start is not None and not can.room,
         "additive_bias": bias is not None and not can.additive_bias,
         "cross_attention": not can.cross_attention
         and ((queries != keys and not decodes) or mask.query_segments is not None),
@@ -580,9 +616,11 @@ class Position(nn.Module):
 
     Attributes:
         adds_bias: whether `bias` gives one; decides which mechanisms it can go with.
+        bounded: whether it knows no places beyond the grids it was made for.
     """
 
     adds_bias: ClassVar[bool] = False
+    bounded: ClassVar[bool] = False
 
     def add(self, x: Float[Tensor, "batch length dim"], layout: Layout) -> Float[Tensor, "batch length dim"]:
         """Absolute positions: into the embeddings, once."""
@@ -608,31 +646,34 @@ class Cache(ABC):
 
     @abstractmethod
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Remember new keys and values `[batch, kv_heads, new, head_dim]`; all of them so far come back."""
+        """Remember new keys and values `[batch, kv_heads, new, head_dim]`; all that may be seen come back."""
 
 
-@dataclass
-class DecodingState:
+class DecodingState(ABC):
     """What a backbone remembers of the tokens so far while decoding step by step; each step adds to it.
 
     Attributes:
         caches: one a block.
-        past: all tokens so far without their embeddings, which are `[batch, length, 0]`; None before the first step.
+        begun: whether there was a step.
     """
 
     caches: Sequence[Cache]
-    past: Tokens | None = None
+    begun: bool = False
 
-    def extend(self, new: Tokens) -> Tokens:
-        """Remember new tokens; all so far come back, without their embeddings.
+    @abstractmethod
+    def extend(self, new: Tokens, *, causal: bool) -> Mask:
+        """Remember where new tokens stand; back comes how they may see all so far.
 
         A prefix must be whole in the first step: to later tokens it is past like all before them.
         """
-        bare = replace(new, embeddings=new.embeddings.new_empty(*new.embeddings.shape[:2], 0))
-        if self.past is not None:
-            bare = Tokens.concatenate([self.past, bare])
-        self.past = bare
-        return bare
+
+    @abstractmethod
+    def drop(self, count: int) -> None:
+        """Forget the last tokens. Not possible where a mechanism decodes from a state."""
+
+    @abstractmethod
+    def select(self, rows: Int[Tensor, "chosen"]) -> None:
+        """Go on with these sequences of the batch, some perhaps several times."""
 
 
 @dataclass(frozen=True)
@@ -691,10 +732,12 @@ class Backbone(nn.Module, ABC):
     Attributes:
         direction: what a token may see.
         dim: width of its hidden states.
+        num_layers: its blocks, each of which remembers something while decoding.
     """
 
     direction: ClassVar[Direction]
     dim: int
+    num_layers: int
 
     @abstractmethod
     def forward(
@@ -797,14 +840,24 @@ class Task(nn.Module, ABC):
         needs: what it asks of the other parts; known before any data is read.
         monitor: by which metric checkpoints are chosen.
         targets: what it wants to learn of each sample.
+        generates: whether it can go on with a sequence of discrete tokens; then it has `logits`.
     """
 
     needs: Needs
     monitor: Monitor
     targets: Targets
+    generates: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, trunk: Trunk, batch: Batch) -> Output: ...
+
+    def logits(self, trunk: Trunk, hidden: Float[Tensor, "batch places dim"]) -> Float[Tensor, "batch places vocab"]:
+        """Of the token that follows each place."""
+        raise NotImplementedError(f"{type(self).__name__} generates nothing")
+
+    def prompted(self, tokens: Tokens, length: int) -> Tokens:
+        """Tokens of which the first `length` are a prompt, as they go into the backbone."""
+        return tokens
 
     @abstractmethod
     def metrics(self) -> Mapping[str, Any]:
@@ -817,6 +870,53 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def describe(self, output: Output) -> list[dict[str, Any]]:
         """Predictions as plain values for JSON, one dict a sample."""
+
+
+# ---------------------------------------------------------------------------------------------- weights
+
+
+class Family(ABC):
+    """Another library's models that ours can equal, weight for weight.
+
+    Names of our tensors are those of `Model.state_dict`: `trunk.embedding…`, `trunk.backbone…`, `task…`.
+
+    Attributes:
+        model_types: what their config.json may say under `model_type`.
+    """
+
+    model_types: ClassVar[frozenset[str]]
+
+    @abstractmethod
+    def composition(self, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """What a run must say to be such a model: by kind, the plugin's `name` and those options that matter.
+
+        Args:
+            config: their config.json.
+
+        Raises:
+            UserError: it says something that ours can't be.
+        """
+
+    @abstractmethod
+    def read(self, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Their tensors under our names and in our shapes; those that have no place with us are left out."""
+
+    @abstractmethod
+    def form(self, config: Mapping[str, Any], tokens: TokenSpec, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The config.json of a run's model as one of theirs.
+
+        Args:
+            config: the run's composition.
+            tokens: of its tokenizer.
+            weights: of its model, by our names.
+
+        Raises:
+            UserError: it can't be one of theirs; the message says every reason, a line each.
+        """
+
+    @abstractmethod
+    def write(self, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Our tensors under their names and in their shapes, for `config` as `form` made it."""
 
 
 # ---------------------------------------------------------------------------------------------- optimisation

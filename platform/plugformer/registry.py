@@ -41,12 +41,14 @@ class Kind:
         context: constructor parameters that the core fills in, because it knows them better than the user; a plugin
             receives those it names and is never asked for them in a configuration.
         many: several plugins of this kind may be chosen at once, as in `callback=[early_stopping,mine]`.
+        composed: whether it is a part of a run, to be chosen in its composition.
     """
 
     does: str
     interface: str
     context: frozenset[str] = frozenset()
     many: bool = False
+    composed: bool = True
 
 
 def _interface(name: str) -> str:
@@ -83,7 +85,12 @@ KINDS: Mapping[str, Kind] = {
     "schedule": Kind("the learning rate over the steps", _interface("Schedule")),
     "logger": Kind("where metrics go", "plugformer.track.logger:Logger", many=True),
     "callback": Kind("what else happens while training", "plugformer.train.callbacks:Callback", many=True),
+    "family": Kind(
+        "another library's models that ours can equal, weight for weight", _interface("Family"), composed=False
+    ),
 }
+
+PARTS: Mapping[str, Kind] = {name: kind for name, kind in KINDS.items() if kind.composed}
 
 
 @dataclass(frozen=True)

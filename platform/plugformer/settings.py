@@ -15,11 +15,14 @@ class RunSettings:
     Args:
         seed: decides first weights, the order of samples, augmentation and dropout.
         run_dir: the folder that everything the run makes goes into.
+        init_from: whose weights to begin with: another run's directory, a folder of Hugging Face's form, or a name on
+            their hub.
         plugins: Python files whose registered classes join this run; from the command line only.
     """
 
     seed: int = 0
     run_dir: str = ""
+    init_from: str | None = None
     plugins: list[str] | None = None
 
 

@@ -1,7 +1,7 @@
 """The words of a text that answer something, each from all before it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +43,7 @@ class Answers(Task):
         whole_samples=True,
     )
     monitor = Monitor("val/accuracy", "max")
+    generates: ClassVar[bool] = True
 
     def __init__(
         self, *, dim: int, tokens: TokenSpec, tied: bool = True, label_smoothing: float = 0.0, chunk: int = 1024
@@ -62,6 +63,9 @@ class Answers(Task):
         place = targets["place"]
         asked = hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[2]))
         return self.output(trunk, asked, following(batch["inputs"]["ids"]).gather(1, place), targets["counts"])
+
+    def logits(self, trunk: Trunk, hidden: Tensor) -> Tensor:
+        return self.output.logits(trunk, hidden)
 
     def metrics(self) -> Mapping[str, Metric]:
         return {"accuracy": Accuracy(), "perplexity": Perplexity()}

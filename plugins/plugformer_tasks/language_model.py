@@ -125,6 +125,10 @@ class VocabularyOutput(nn.Module):
         tokens, probabilities = (each.view(*hidden.shape[:2], count) for each in found)
         return tokens, probabilities
 
+    def logits(self, trunk: Trunk, hidden: Float[Tensor, "batch places dim"]) -> Float[Tensor, "batch places vocab"]:
+        """All of them at once, so of few places."""
+        return F.linear(hidden, self.matrix(trunk), self.bias)
+
     def matrix(self, trunk: Trunk) -> Float[Tensor, "vocab dim"]:
         if self.linear is not None:
             return self.linear.weight
@@ -146,6 +150,7 @@ class NextToken(Task):
     """
 
     monitor = Monitor("val/loss", "min")
+    generates: ClassVar[bool] = True
     output: VocabularyOutput
 
     def forward(self, trunk: Trunk, batch: Batch) -> TokensOutput:
@@ -161,6 +166,9 @@ class NextToken(Task):
     def prepare(self, tokens: Tokens, batch: Batch) -> tuple[Tokens, Bool[Tensor, "batch length"]]:
         """What goes into the backbone, and which places predict a token that counts."""
         return tokens, continues(tokens)
+
+    def logits(self, trunk: Trunk, hidden: Float[Tensor, "batch places dim"]) -> Float[Tensor, "batch places vocab"]:
+        return self.output.logits(trunk, hidden)
 
     def metrics(self) -> Mapping[str, Metric]:
         return {"accuracy": Accuracy(), "perplexity": Perplexity(), "bits_per_byte": BitsPerByte()}

@@ -65,6 +65,11 @@ class PrefixLM(NextToken):
         place = torch.arange(tokens.embeddings.shape[1], device=prefix.device)
         return replace(tokens, prefix=prefix), continues(tokens) & (place + 1 >= prefix[:, None])
 
+    def prompted(self, tokens: Tokens, length: int) -> Tokens:
+        """The prompt is the prefix, whatever stands before it as padding included."""
+        batch = tokens.embeddings.shape[0]
+        return replace(tokens, prefix=torch.full((batch,), length, device=tokens.embeddings.device))
+
 
 def lengths(tokens: Tokens) -> Tensor:
     """int `[batch]`, real tokens of each sequence."""

@@ -146,13 +146,14 @@ class TextTokenizer(Tokenizer):
                 f"{_name(sample)}: its text has no tokens.\n"
                 "  Leave it out, or set tokenizer.bos=true so that every text has one."
             )
-        return {key: torch.from_numpy(value.astype(np.int64)) for key, value in document._asdict().items()}
+        return _tensors(document)
 
     def _surround(self, document: Document) -> Document:
         """With the special tokens around it, which belong to no word and stand for no bytes."""
-        specials = self.vocabulary.specials
-        before, behind = ([Document.special(specials[role])] if role in self.around else [] for role in ("bos", "eos"))
-        return Document.join([*before, document, *behind])
+        return Document.join([*self._special("bos"), document, *self._special("eos")])
+
+    def _special(self, role: str) -> list[Document]:
+        return [Document.special(self.vocabulary.specials[role])] if role in self.around else []
 
     def _truncate(self, document: Document, sample: Sample) -> Document:
         room, length = self.max_length - len(self.around), len(document.ids)
@@ -183,6 +184,17 @@ class TextTokenizer(Tokenizer):
                 parts.append(Document.special(specials["mask"]))
             parts.append(self.vocabulary.encode(text_of({"id": source, "text": text})))
         return {**sample, "encoded": self._features(Document.join(parts), sample)}
+
+    def prompt(self, source: str) -> Features:
+        """The text behind what stands at a document's front, however long it is."""
+        text = text_of({"id": source, "text": source})
+        document = Document.join([*self._special("bos"), self.vocabulary.encode(text)])
+        if not len(document.ids):
+            raise UserError(
+                "An empty prompt: there is nothing to go on with.\n"
+                "  A tokenizer with tokenizer.bos=true would begin with its special token."
+            )
+        return _tensors(document)
 
     def decode(self, ids: Int[Tensor, "length"]) -> str:
         return self.vocabulary.decode(ids.tolist())
@@ -231,6 +243,10 @@ def text_of(sample: Sample) -> str:
             'character, which has no UTF-8.\n  Replace it, as in text.encode(errors="replace").decode().'
         ) from None
     return text
+
+
+def _tensors(document: Document) -> Features:
+    return {key: torch.from_numpy(value.astype(np.int64)) for key, value in document._asdict().items()}
 
 
 def _name(sample: Sample) -> str:

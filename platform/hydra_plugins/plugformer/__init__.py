@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from plugformer.conf_dir import conf_dir
 from plugformer.config import SETTINGS
 from plugformer.options import plain_default
-from plugformer.registry import KINDS, find, offers
+from plugformer.registry import PARTS, find, offers
 
 
 class PluginSource(ConfigSource):
@@ -29,7 +29,7 @@ class PluginSource(ConfigSource):
         return True
 
     def is_group(self, config_path: str) -> bool:
-        return config_path in ("", *KINDS, *SETTINGS)
+        return config_path in ("", *PARTS, *SETTINGS)
 
     def is_config(self, config_path: str) -> bool:
         group, _, name = _without_suffix(config_path).partition("/")
@@ -37,7 +37,7 @@ class PluginSource(ConfigSource):
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         if config_path == "":
-            return [] if results_filter == ObjectType.CONFIG else sorted([*KINDS, *SETTINGS])
+            return [] if results_filter == ObjectType.CONFIG else sorted([*PARTS, *SETTINGS])
         return [] if results_filter == ObjectType.GROUP else self._names(config_path)
 
     def load_config(self, config_path: str) -> ConfigResult:
@@ -48,7 +48,7 @@ class PluginSource(ConfigSource):
             config, package = vars(SETTINGS[group]()), None
         else:
             config = {"name": name, **find(group, name).options}
-            package = f"{group}.{name}" if KINDS[group].many else None
+            package = f"{group}.{name}" if PARTS[group].many else None
         return ConfigResult(
             config=OmegaConf.create({key: plain_default(value) for key, value in config.items()}),
             path=f"{self.scheme()}://{self.path}",
@@ -59,7 +59,7 @@ class PluginSource(ConfigSource):
     @staticmethod
     def _names(group: str) -> builtins.list[str]:
         """The plugins of a kind; of settings, their defaults."""
-        return ["default"] if group in SETTINGS else list(offers(group)) if group in KINDS else []
+        return ["default"] if group in SETTINGS else list(offers(group)) if group in PARTS else []
 
 
 class PlugformerSearchPath(SearchPathPlugin):

@@ -22,12 +22,12 @@ def main(argv: list[str]) -> int:
     from rich.table import Table
 
     from plugformer.budget import estimate  # heavy: torch
-    from plugformer.registry import KINDS
+    from plugformer.registry import PARTS
 
     budget = estimate(config)
     console = Console(highlight=False)
     parts = Table("kind", "plugin", "options", box=None, padding=(0, 2, 0, 0))
-    for kind in KINDS:
+    for kind in PARTS:
         if "name" in config.get(kind, {}):
             options = ", ".join(f"{key}={value}" for key, value in config[kind].items() if key != "name")
             parts.add_row(kind, config[kind]["name"], options)

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from plugformer.conf_dir import conf_dir
 from plugformer.config import Config, check_config, known_keys
 from plugformer.errors import UserError, nearest, unknown
-from plugformer.registry import KINDS, find, offers, register_file
+from plugformer.registry import PARTS, find, offers, register_file
 
 
 def compose(overrides: Sequence[str], config_dir: str | None = None) -> Config:
@@ -115,7 +115,7 @@ def config_groups() -> list[str]:
 @cache
 def _groups() -> frozenset[str]:
     """Everything of which a choice is made as GROUP=NAME, but Hydra's own."""
-    return frozenset({*KINDS, *config_groups()})
+    return frozenset({*PARTS, *config_groups()})
 
 
 def _compose(parsed: Sequence[Override], config_dir: str | None, *, hydra: bool = False) -> dict[str, Any]:
@@ -222,7 +222,7 @@ def _no_such_choice(error: MissingConfigException) -> UserError:
 
 
 def _no_such_name(group: str, name: str, choices: Sequence[str]) -> UserError:
-    if group in KINDS:
+    if group in PARTS:
         try:
             find(group, name)
         except UserError as better:
@@ -274,9 +274,9 @@ def _find_problem(override: Override, known: Sequence[str]) -> UserError | None:
 
 def _no_such_key(key: str, known: Sequence[str]) -> UserError:
     kind, _, rest = key.partition(".")
-    if kind in KINDS and rest in KINDS[kind].context:
+    if kind in PARTS and rest in PARTS[kind].context:
         return UserError(f"{key}: is filled in by the core and can't be set.")
-    if kind in KINDS and KINDS[kind].many and rest and not any(name.startswith(f"{kind}.") for name in known):
+    if kind in PARTS and PARTS[kind].many and rest and not any(name.startswith(f"{kind}.") for name in known):
         name = rest.split(".")[0]
         guess = nearest(name, offers(kind)) or "NAME"
         return UserError(f"{key}: {kind}={name} is not chosen. Add {kind}=[{guess}].")

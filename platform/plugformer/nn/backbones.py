@@ -68,7 +68,7 @@ class Stack(Backbone):
             raise UserError(f"backbone.num_registers={num_registers}: must be at least 0.")
         embedding_dropout = dropout if embedding_dropout is None else embedding_dropout
         _check_probabilities(dropout=dropout, embedding_dropout=embedding_dropout)
-        self.dim = dim
+        self.dim, self.num_layers = dim, num_layers
         self.scheme = Scheme(init, residual_init, num_branches=2 * num_layers)
         head_dim = divide_heads(dim, num_heads)
         sees_back_only = self.direction == "causal"  # within a prefix tokens see ahead
@@ -106,9 +106,9 @@ class Stack(Backbone):
     ) -> Float[Tensor, "batch length dim"]:
         assert memory is None, "there is no cross-attention in a stack over one sequence"
         length = tokens.embeddings.shape[1]
-        if self.registers is not None and (state is None or state.past is None):
+        if self.registers is not None and (state is None or not state.begun):
             tokens = tokens.prepend(self.registers.weight)
-        mask = (tokens if state is None else state.extend(tokens)).mask(causal=self.causal)
+        mask = tokens.mask(causal=self.causal) if state is None else state.extend(tokens, causal=self.causal)
         caches = [None] * len(self.blocks) if state is None else state.caches
         x = self.dropout(self.embedding_norm(self.position.add(tokens.embeddings, tokens.layout)))
         x = self.chain(cast("list[Block]", list(self.blocks)), x, mask, caches=caches)

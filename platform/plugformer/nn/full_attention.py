@@ -31,6 +31,7 @@ class Full(Attention):
         additive_bias=True,
         grouped_query=True,
         decoding="cache",
+        room=True,
         time_exponent=2.0,
         memory_exponent=1.0,
     )

@@ -83,7 +83,7 @@ class MultiHeadAttention(nn.Module):
         v = self._heads(self.value(source))
         bias = None
         if memory is None and mask.layout is not None:
-            (position,), new = self._position, mask.layout.last(x.shape[1])
+            (position,), new = self._position, mask.queries(x.shape[1])
             q, k = position.rotate(q, new), position.rotate(k, new)
             bias = position.bias(new, mask.layout)
         out = self._attend(q, k, v, mask, bias, cache)
@@ -92,7 +92,8 @@ class MultiHeadAttention(nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, bias: Tensor | None, cache: Cache | None) -> Tensor:
         if cache is not None and self.mechanism.capabilities.decoding == "state":
             assert bias is None and mask.prefix is None and mask.segments is None, "a step knows of padding alone"
-            valid = None if mask.valid is None else mask.valid[:, -q.shape[2] :]
+            # Where room follows the queries, only the first step, which has none, can hold padding.
+            valid = None if mask.valid is None or mask.start is not None else mask.valid[:, -q.shape[2] :]
             out, cache.state = self.mechanism.step(q, self._repeat(k), self._repeat(v), cache.state, valid)
             return out
         if cache is not None:

@@ -1,6 +1,6 @@
 """Absolute positions, from the coordinates of tokens on their grid. A token that lies on no grid gets none."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,8 @@ class Learned(Position):
             its column.
     """
 
+    bounded: ClassVar[bool] = True
+
     def __init__(self, *, dim: int, grids: tuple[Grid, ...], order: Order = "raster") -> None:
         super().__init__()
         self.order: Order = order
@@ -33,7 +35,7 @@ class Learned(Position):
 
     def add(self, x: Float[Tensor, "batch length dim"], layout: Layout) -> Float[Tensor, "batch length dim"]:
         for number, grid in enumerate(layout.grids):
-            position = self.tables[number](_places(grid, layout, self.order))
+            position = self.tables[number](_places(number, grid, layout, self.order))
             x = x + position * layout.on_grid(number)[..., None].to(x.dtype)
         return x
 
@@ -73,7 +75,7 @@ class Sinusoidal(Position):
 
     def add(self, x: Float[Tensor, "batch length dim"], layout: Layout) -> Float[Tensor, "batch length dim"]:
         for number, grid in enumerate(layout.grids):
-            places = _places(grid, layout, self.order)
+            places = _places(number, grid, layout, self.order)
             position = torch.cat([self._waves(place, self.dim // len(places)) for place in places], -1)
             x = x + (position * layout.on_grid(number)[..., None]).to(x.dtype)
         return x
@@ -84,7 +86,8 @@ class Sinusoidal(Position):
         return torch.cat([angle.sin(), angle.cos()], -1)
 
 
-def _places(grid: Grid, layout: Layout, order: Order) -> list[Tensor]:
-    """The whole numbers that say where tokens stand, each `[batch, length]`; clamped where a token is off this grid."""
-    axes = [layout.coordinates[..., axis].clamp(0, size - 1) for axis, size in enumerate(grid.shape)]
+def _places(number: int, grid: Grid, layout: Layout, order: Order) -> list[Tensor]:
+    """The whole numbers that say where tokens stand on a grid, each `[batch, length]`; 0 where a token is off it."""
+    on_grid = layout.on_grid(number)
+    axes = [layout.coordinates[..., axis] * on_grid for axis in range(len(grid.axes))]
     return [grid.raster(torch.stack(axes, -1))] if order == "raster" else axes

@@ -36,6 +36,9 @@ class Alibi(Position):
         self.slopes.copy_(torch.tensor(slopes(len(self.slopes)))[:, None, None])
 
     def bias(self, queries: Layout, keys: Layout) -> Float[Tensor, "batch heads queries keys"]:
+        return keys.once((self, id(queries)), lambda: self._bias(queries, keys))  # nothing in it is learned
+
+    def _bias(self, queries: Layout, keys: Layout) -> Float[Tensor, "batch heads queries keys"]:
         places = queries.coordinates.float(), keys.coordinates.float()
         distance = torch.cdist(*places, compute_mode="donot_use_mm_for_euclid_dist")
         own = queries.grid_index[:, :, None]

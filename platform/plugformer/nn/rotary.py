@@ -56,11 +56,15 @@ class Rope(Position):
     def rotate(
         self, x: Float[Tensor, "batch heads length head_dim"], layout: Layout
     ) -> Float[Tensor, "batch heads length head_dim"]:
-        angle = self._angle(layout)[:, None]
-        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        cos, sin = layout.once((self, x.dtype), lambda: self._turns(layout, x.dtype))
         half = self.width // 2
         first, second, kept = x.split([half, half, self.kept], dim=-1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin, kept], dim=-1)
+
+    def _turns(self, layout: Layout, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines, each `[batch, 1, length, pairs]`."""
+        angle = self._angle(layout)[:, None]
+        return angle.cos().to(dtype), angle.sin().to(dtype)
 
     def _angle(self, layout: Layout) -> Float[Tensor, "batch length pairs"]:
         angles = []

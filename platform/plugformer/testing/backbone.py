@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from plugformer.interfaces import Block, DecodingState, Grid, Layout, Tokens
+from plugformer.interfaces import Block, Grid, Layout, Tokens
 from plugformer.nn.blocks import PostNorm, PreNorm
-from plugformer.nn.cache import KeyValueCache
+from plugformer.nn.cache import Growing
 from plugformer.nn.feed_forward import Mlp
 from plugformer.nn.full_attention import Full
 from plugformer.nn.initialise import initialise
@@ -89,7 +89,7 @@ class BackboneSuite(ModuleSuite):
     def test_steps_are_the_whole(self) -> None:
         backbone, x = self.make(), self.inputs(2)["x"]
         applies_if(backbone.direction == "causal", f"is {backbone.direction}")
-        state = DecodingState([KeyValueCache() for _ in _blocks(backbone)])
+        state = Growing(backbone.num_layers)
         tokens = self.tokens(x)
         places = torch.arange(len(self.grid)).expand(2, -1).split(1, dim=1)
         steps = [backbone(tokens.select(place), state=state) for place in places]

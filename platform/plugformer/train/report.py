@@ -13,7 +13,7 @@ from plugformer.config import Config
 from plugformer.interfaces import Sample, Split, Tokenizer
 from plugformer.model import Model
 from plugformer.nn.parameters import count_parameters
-from plugformer.registry import KINDS
+from plugformer.registry import PARTS
 from plugformer.run_dir import RunDir, replacing
 
 console = Console(highlight=False)
@@ -28,7 +28,7 @@ def start(
     device: torch.device,
 ) -> None:
     """A short summary: the parts, the model's size, the data."""
-    parts = " ".join(f"{kind}={config[kind]['name']}" for kind in KINDS if "name" in config.get(kind, {}))
+    parts = " ".join(f"{kind}={config[kind]['name']}" for kind in PARTS if "name" in config.get(kind, {}))
     sizes = ", ".join(f"{len(split)} {name}" for name, split in samples.items())
     grid = " × ".join(map(str, tokenizer.spec.grid.shape))
     console.print(f"[dim]{parts}[/]")

@@ -1,0 +1,102 @@
+"""A model that goes on with sequences token by token."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from plugformer.interfaces import Attention, DecodingState, Tokens
+from plugformer.model import Model
+from plugformer.nn.cache import Fixed, Growing
+
+CacheKind = Literal["growing", "fixed", "none"]
+Logits = Float[Tensor, "batch new vocab"]
+
+
+class Session:
+    """What a model says comes next, for a batch of sequences that only ever grow.
+
+    Prompts of several lengths are padded on the left, so that all sequences grow at one end. Each token keeps its place
+    in its own sequence, so that padding changes nothing.
+
+    Args:
+        model: in evaluation mode; its task generates.
+        room: tokens that may follow the prompts.
+        cache: what is remembered between steps: `growing`, what there is; `fixed`, in memory of a fixed size, so that
+            every step is the same to torch.compile; `none`, every step reads the whole sequence anew.
+    """
+
+    def __init__(self, model: Model, *, room: int, cache: CacheKind = "growing") -> None:
+        assert model.task.generates, "a task that can't go on with a sequence"
+        self.model, self.room, self.cache = model, room, cache
+        self.state: DecodingState | None = None
+
+    @torch.inference_mode()
+    def start(self, ids: Int[Tensor, "batch length"], valid: Bool[Tensor, "batch length"] | None = None) -> Logits:
+        """Read the prompts; the logits of what follows them, `[batch, 1, vocab]`.
+
+        Args:
+            ids: the prompts, padded on the left.
+            valid: which tokens are real; None if all are.
+        """
+        self.ids, self.valid, self.prompt_length = ids, valid, ids.shape[1]
+        if valid is None:
+            positions = torch.arange(self.prompt_length, device=ids.device).expand_as(ids)
+        else:
+            positions = (valid.cumsum(1) - 1).clamp(min=0)
+        self.positions = positions
+        self.next = positions[:, -1:] + 1  # [batch, 1]
+        if self.cache != "none":
+            make = Growing if self.cache == "growing" else Fixed
+            self.state = make(self.model.trunk.backbone.num_layers, room=self.room)
+        tokens = self.model.task.prompted(self._embed(ids, positions, valid), self.prompt_length)
+        return self._logits(self.model.trunk.backbone(tokens, state=self.state)[:, -1:])
+
+    @torch.inference_mode()
+    def step(self, ids: Int[Tensor, "batch new"]) -> Logits:
+        """Go on with these tokens; the logits of what follows each of them."""
+        new = ids.shape[1]
+        positions = self.next + torch.arange(new, device=ids.device)
+        self.next = self.next + new
+        if self.state is not None:
+            return self._logits(self.model.trunk.backbone(self._embed(ids, positions, None), state=self.state))
+        self.ids = torch.cat([self.ids, ids], 1)
+        self.positions = torch.cat([self.positions, positions], 1)
+        if self.valid is not None:
+            self.valid = torch.cat([self.valid, torch.ones_like(ids, dtype=torch.bool)], 1)
+        tokens = self._embed(self.ids, self.positions, self.valid)
+        return self._logits(self.model.trunk.backbone(self.model.task.prompted(tokens, self.prompt_length))[:, -new:])
+
+    @torch.inference_mode()
+    def drop(self, count: int) -> None:
+        """Forget the last tokens."""
+        self.next = self.next - count
+        if self.state is not None:
+            self.state.drop(count)
+            return
+        kept = self.ids.shape[1] - count
+        self.ids, self.positions = self.ids[:, :kept], self.positions[:, :kept]
+        self.valid = None if self.valid is None else self.valid[:, :kept]
+
+    @torch.inference_mode()
+    def select(self, rows: Int[Tensor, "chosen"]) -> None:
+        """Go on with these sequences, some perhaps several times."""
+        self.next = self.next[rows]
+        if self.state is not None:
+            self.state.select(rows)
+            return
+        self.ids, self.positions = self.ids[rows], self.positions[rows]
+        self.valid = None if self.valid is None else self.valid[rows]
+
+    def _embed(self, ids: Tensor, positions: Tensor, valid: Tensor | None) -> Tokens:
+        features = {"ids": ids, "positions": positions}
+        return self.model.trunk.embed(features if valid is None else features | {"valid": valid})
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return self.model.task.logits(self.model.trunk, hidden)
+
+
+def mechanisms(model: Model) -> list[Attention]:
+    """The attention mechanisms of a model."""
+    return [module for module in model.modules() if isinstance(module, Attention)]

@@ -1,0 +1,1 @@
+"""Texts that a trained model goes on with."""

@@ -1,0 +1,25 @@
+"""Where weights come from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights from elsewhere, under our names.
+
+    Attributes:
+        origin: what they are, for messages: a path, and what was found there.
+        tensors: by their names in `Model.state_dict`.
+        composition: by kind, the plugin's `name` and those options that matter, of the model that they are of.
+        tokenizer: a folder with the tokenizer they were trained with; None if there is none.
+    """
+
+    origin: str
+    tensors: Mapping[str, Tensor]
+    composition: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tokenizer: Path | None = None
