@@ -84,6 +84,19 @@ class ClaimsToBeLinear(Dense):
     capabilities = Capabilities(causality="strict", key_padding=True, segments=True, memory_exponent=1.0)
 
 
+class HonoursRoom(Dense):
+    """For caches of fixed size: it knows where among the keys its queries stand."""
+
+    capabilities = Capabilities(causality="strict", key_padding=True, segments=True, decoding="cache", room=True)
+
+
+class ForgetsTheStart(HonoursRoom):
+    """Takes the queries for the last keys, whatever room for later ones follows them."""
+
+    def forward(self, q, k, v, mask):
+        return self.exact(q, k, v, Mask(valid=mask.valid, causal=mask.causal, segments=mask.segments))
+
+
 class Blocks(Attention):
     """Exact within blocks of 8 and the block before."""
 
@@ -123,6 +136,30 @@ class SwitchesForGood(Blocks):
         return self.attend(q, k, v, everything if self.switched else self.visible(q.shape[2], mask))
 
 
+class PaddedBlocks(Blocks):
+    """The same, of sequences that begin where their first real token stands."""
+
+    capabilities = Capabilities(causality="strict", key_padding=True, block_length=8)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+        if mask.valid is None:
+            return super().forward(q, k, v, mask)
+        place = torch.arange(q.shape[2]) - self.begin(mask.valid)[:, None]
+        apart = (place[:, :, None] // 8 - place[:, None] // 8).abs()
+        visible = (apart <= 1) & mask.valid[:, None] & ((place[:, :, None] >= place[:, None]) | (not mask.causal))
+        return self.attend(q, k, v, visible[:, None]).masked_fill(~visible.any(-1)[:, None, :, None], 0.0)
+
+    def begin(self, valid: Tensor) -> Tensor:
+        return valid.byte().argmax(1)
+
+
+class CountsBlocksFromThePadding(PaddedBlocks):
+    """A prompt comes out otherwise in a batch with a longer one."""
+
+    def begin(self, valid):
+        return torch.zeros(len(valid), dtype=torch.long)
+
+
 class Linear(Attention):
     """Katharopoulos et al. 2020, with the state of every token kept."""
 
@@ -135,6 +172,55 @@ class Linear(Attention):
         states = states.cumsum(self.tokens) if mask.causal else states.sum(2, keepdim=True)
         norms = k.cumsum(2) if mask.causal else k.sum(2, keepdim=True)
         return (q[..., None, :] @ states).squeeze(-2) / (q * norms).sum(-1, keepdim=True)
+
+
+class LinearSteps(Linear):
+    """The same, token by token as well."""
+
+    capabilities = Capabilities(causality="strict", decoding="state", time_exponent=1.0, memory_exponent=1.0)
+
+    def __init__(self, *, max_length: int) -> None:
+        super().__init__()
+        self.max_length = max_length
+
+    def step(self, q: Tensor, k: Tensor, v: Tensor, state: Any, valid: Any = None) -> tuple[Tensor, Any]:
+        k, new = F.elu(k) + 1, torch.cat([v, torch.ones_like(v[..., :1])], -1)
+        keys = k[..., :, None] * new[..., None, :]
+        sums = keys.cumsum(2) if state is None else keys.cumsum(2) + self.unpacked(state)[:, :, None]
+        out = ((F.elu(q) + 1)[..., None, :] @ sums).squeeze(-2)
+        return out[..., :-1] / out[..., -1:], self.packed(sums[:, :, -1], state)
+
+    def packed(self, sums: Tensor, before: Any) -> Any:
+        return sums
+
+    def unpacked(self, state: Any) -> Tensor:
+        return state
+
+
+class AddsInPlace(LinearSteps):
+    """One memory for all states: a beam, or a token that was rejected, changes the past of the others."""
+
+    def packed(self, sums, before):
+        return sums if before is None else before.copy_(sums)
+
+
+class PutsHeadsFirst(LinearSteps):
+    """Samples stand along the second axis of its state, so that beams choose heads."""
+
+    def packed(self, sums, before):
+        return sums.transpose(0, 1)
+
+    def unpacked(self, state):
+        return state.transpose(0, 1)
+
+
+class StopsAtItsLongest(LinearSteps):
+    """What comes after the longest sequence is written over the last token, as into a table that is full."""
+
+    def step(self, q, k, v, state, valid=None):
+        sums, length = (None, 0) if state is None else state
+        out, after = super().step(q, k, v, sums)
+        return out, (after if length < self.max_length else sums, length + q.shape[2])
 
 
 class SumsTheWrongAxis(Linear):

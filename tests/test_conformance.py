@@ -28,6 +28,9 @@ CHECKPOINT, DRAWS, BUFFERS = (
     "draws nothing in evaluation",
     "random buffers are the seeds",
 )
+FRONT, ROOM = "padding in front changes nothing", "sees nothing of room for later tokens"
+LEAVES, CHOSEN = "a step leaves what is remembered as it was", "sequences can be chosen while decoding"
+BEYOND = "goes on beyond its longest"
 REDRAWS, MEMORY_READ = "redraws by seed and step alone", "reads no uninitialised memory"
 
 
@@ -47,12 +50,17 @@ FAULTS: list[tuple[type, str, str, set[str]]] = [
     (faults.LeaksInTraining, CAUSAL, r"is found 'none': outputs before 1 have a gradient .* \(in training\)", set()),
     (faults.ForgetsCausalBesideSegments, CAUSAL, r"is found 'none': .* \(masking segments\)", set()),
     (faults.HidesItsBlocks, CAUSAL, "is found 'gradient': of 200 tokens, other tokens from 63 on", set()),
-    (faults.TakesPaddingForRight, SEEN, "bidirectional, padding in front moves outputs by", set()),
+    (faults.TakesPaddingForRight, SEEN, "bidirectional, padding in front moves outputs by", {FRONT}),
+    (faults.CountsBlocksFromThePadding, FRONT, "bidirectional, 17 tokens behind 1 of padding: differs by", set()),
+    (faults.ForgetsTheStart, ROOM, "1 queries from place 0 on, with room behind them: differs by", set()),
+    (faults.AddsInPlace, LEAVES, "another way to go on from the same state: differs by", set()),
+    (faults.PutsHeadsFirst, CHOSEN, r"\[4, 2, 8, 9\], of a batch of 2: the batch must be the first axis", set()),
+    (faults.StopsAtItsLongest, BEYOND, "prompt of 1: differs by", set()),
     (faults.StabilisesByTheWholeSequence, CAUSAL, MOVES, set()),
     (faults.SortedChunksAsStrict, CAUSAL, MOVES, set()),
     (faults.SwitchesForGood, OTHER, "what comes out after a batch of 1 tokens is not the same", set()),
-    (faults.DropsTheMask, CAUSAL, "is found 'none'", {PADDING, SEEN, NOTHING, SEGMENTS}),
-    (faults.DropsThePadding, PADDING, "tokens padded to 17: differs by .*, 1e-05 is allowed", {SEEN, NOTHING}),
+    (faults.DropsTheMask, CAUSAL, "is found 'none'", {PADDING, FRONT, SEEN, NOTHING, SEGMENTS}),
+    (faults.DropsThePadding, PADDING, "tokens padded to 17: differs by .*, 1e-05 is allowed", {FRONT, SEEN, NOTHING}),
     (faults.ClaimsToBeLinear, MEMORY, r"claims memory_exponent=1 and is found to grow with the power 2\.00", set()),
     (faults.HashesAnew, REPEATS, "what comes out is not the same", ANEW),
     (faults.DrawsFromTheRun, BUFFERS, "rotation depends on more than seed and layer", {REDRAWS}),
@@ -66,7 +74,16 @@ def test_a_public_fault_is_named(registered, fault, law, says, others):
     assert re.search(says, failed[law].why), failed[law].why
 
 
-MENDED = [faults.Dense, faults.Blocks, faults.Linear, faults.Favor, faults.SortedChunks]
+MENDED = [
+    faults.Dense,
+    faults.HonoursRoom,
+    faults.Blocks,
+    faults.PaddedBlocks,
+    faults.Linear,
+    faults.LinearSteps,
+    faults.Favor,
+    faults.SortedChunks,
+]
 
 
 @pytest.mark.parametrize("mended", MENDED, ids=[cls.__name__ for cls in MENDED])

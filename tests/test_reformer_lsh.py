@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from plugformer.errors import UserError
 from plugformer.interfaces import Mask
+from plugformer.nn.cache import select_state
 from plugformer.nn.multi_head import MultiHeadAttention
 from plugformer.nn.positions import NoPosition
 from plugformer.nn.replay import Replay
@@ -21,6 +22,7 @@ from plugformer.registry import build
 from plugformer.testing.comparing import assert_close, noise
 from plugformer_attention.lsh.attention import normalised
 from plugformer_attention.lsh.hashing import MOST_AT_ONCE, choose_num_buckets, factorise
+from plugformer_attention.lsh.memory import Grown
 from plugformer_attention.reformer_lsh import ReformerLSH
 
 ROOT = Path(__file__).parent.parent
@@ -244,6 +246,25 @@ def test_steps_are_the_whole_with_padding_before(prompt):
         out, state = mechanism.step(new_q, new_q, new_v, state, new_valid)
         outputs.append(out)
     assert_close(torch.cat(outputs, 2), mechanism(q, q, v, Mask(causal=True, valid=valid)), tolerance=1e-10)
+
+
+def test_what_has_grown_stays_as_it_was():
+    """Tokens are added to memory got ahead, unless another way to go on has been there first."""
+    first = Grown(noise(2, 3, 4), 1).extend(noise(2, 1, 4, seed=1))
+    before = first.seen.clone()
+    one, other = (first.extend(noise(2, 2, 4, seed=seed)) for seed in (2, 3))
+    assert one.seen.data_ptr() == first.seen.data_ptr() != other.seen.data_ptr()
+    assert torch.equal(first.seen, before)
+    for grown, seed in ((one, 2), (other, 3)):
+        assert torch.equal(grown.seen, torch.cat([before, noise(2, 2, 4, seed=seed)], 1))
+    rows = torch.tensor([1, 1, 0])
+    chosen = select_state(one, rows)
+    assert torch.equal(chosen.extend(noise(3, 1, 4)).seen, torch.cat([one.seen[rows], noise(3, 1, 4)], 1))
+    copies = set()
+    for _ in range(1000):
+        first = first.extend(noise(2, 1, 4))
+        copies.add(first.seen.data_ptr())
+    assert len(copies) < 15
 
 
 def test_sorted_chunks_decode_nothing():

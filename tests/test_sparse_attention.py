@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from plugformer.errors import UserError
 from plugformer.interfaces import Attention, Grid, Layout, Mask
+from plugformer.measure import peak_memory
 from plugformer.registry import build
 from plugformer.testing.comparing import assert_close, noise
 from plugformer_attention.bigbird import BigBird
@@ -88,8 +90,54 @@ def test_a_sequence_equals_the_plain_version(module: Attention, causal: bool, le
         mask = Mask(causal=causal, layout=layout, valid=valid, segments=segments)
         assert_equals_plain(module, length, mask)
         if causal and length > 1:
-            for queries in (1, length // 2):
+            for queries in (1, length // 8, length // 2):  # few, and so many that blocks are worth while
+                assert_equals_plain(module, length, mask, queries=max(1, queries))
+
+
+@each_mechanism
+@pytest.mark.parametrize("causal", [False, True], ids=["bidirectional", "causal"])
+def test_padding_in_front_equals_the_plain_version(module: Attention, causal: bool) -> None:
+    """Blocks are counted from the first real token, behind those that lie on no grid."""
+    length, place = 41, torch.arange(41)
+    segments = (place >= torch.tensor([[20], [30]])).long()
+    for leading in (0, 5):
+        valid = (place < leading) | (place >= torch.tensor([[leading + 7], [leading]]))
+        for parts in ({}, {"segments": segments}):
+            mask = Mask(causal=causal, layout=text(length, leading=leading), valid=valid, **parts)
+            for queries in (length, 20, 4, 1) if causal else (length,):
                 assert_equals_plain(module, length, mask, queries=queries)
+
+
+@each_mechanism
+def test_padding_before_all_sees_nothing(module: Attention) -> None:
+    valid = torch.arange(41) >= torch.tensor([[7], [0]])
+    q, k, v = qkv(41)
+    assert not module(q, k, v, Mask(causal=True, valid=valid))[0, :, :7].any()
+    assert not module(q[:, :, :3], k, v, Mask(causal=True, valid=valid, start=torch.tensor(4)))[0].any()
+
+
+@pytest.mark.parametrize("name", ["bigbird", "local"])
+def test_a_step_costs_what_it_sees(name: str) -> None:
+    """With keys in memory of any size: as many operations, and as much memory, at 64 times the length."""
+    module = build("attention", {"name": name}, num_heads=HEADS, max_length=64, layer=0, seed=0)
+    costs = []
+    for length in (1024, 65536):
+        q, k, v = (noise(1, HEADS, count, 8, seed=count) for count in (1, length + 7, length + 7))
+        k, v = k[:, :, :length], v[:, :, :length]
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            peak = peak_memory(lambda parts=(q, k, v): module(*parts, Mask(causal=True)))
+        costs.append((counter.get_total_flops(), peak))
+    assert costs[0] == costs[1]
+
+
+def test_lists_come_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of few queries at a time, whose keys would need more memory together."""
+    q, k, v = qkv(100)
+    for module in MECHANISMS.values():
+        together = module(q[:, :, -9:], k, v, Mask(causal=True))
+        with monkeypatch.context() as patch:
+            patch.setattr("plugformer_attention.sparse.few.AT_ONCE", 1)
+            assert_close(module(q[:, :, -9:], k, v, Mask(causal=True)), together, tolerance=1e-10)
 
 
 @each_mechanism
@@ -163,7 +211,8 @@ def test_draws_survive_every_type() -> None:
 
 def test_a_sequence_longer_than_the_draws_works() -> None:
     assert_equals_plain(bigbird(max_length=8), 41, Mask())
-    assert_equals_plain(bigbird(max_length=8), 41, Mask(causal=True))
+    for queries in (41, 20, 3):
+        assert_equals_plain(bigbird(max_length=8), 41, Mask(causal=True), queries=queries)
 
 
 @each_mechanism
@@ -212,7 +261,7 @@ def test_flex_attention_sees_the_same(module: Attention, causal: bool) -> None:
     length, place = 41, torch.arange(41)
     valid, segments = place < torch.tensor([[29], [41]]), (place > torch.tensor([[8], [30]])).long()
     for leading, parts in ((0, {}), (5, {"valid": valid}), (1, {"valid": valid, "segments": segments})):
-        for queries in (length, 3) if causal else (length,):
+        for queries in (length, 20) if causal else (length,):
             mask = Mask(layout=text(length, leading=leading), causal=causal, **parts)
             caught: list[Tensor] = []
             with pytest.MonkeyPatch.context() as patch:
@@ -300,6 +349,14 @@ for module in (BigBird(num_heads=2, max_length=64, layer=0, seed=0, block_size=4
             results.append([out, *torch.autograd.grad(out.square().sum(), parts)])
         for actual, expected in zip(*results, strict=True):
             torch.testing.assert_close(actual, expected)
+    # A step with memory of fixed size is one graph for all places.
+    torch.compiler.reset()
+    step = torch.compile(module.forward, backend="aot_eager", fullgraph=True, dynamic=False)
+    q, k, v = (torch.randn(2, 2, count, 8) for count in (1, 60, 60))
+    for start in (3, 17, 40):
+        mask = Mask(causal=True, start=torch.tensor(start), valid=torch.arange(60) > torch.tensor([[-1], [2]]))
+        with torch.no_grad(), torch.compiler.set_stance("fail_on_recompile" if start > 3 else "default"):
+            torch.testing.assert_close(step(q, k, v, mask), module(q, k, v, mask))
 """
 
 

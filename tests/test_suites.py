@@ -32,6 +32,7 @@ from plugformer.train.callbacks import EarlyStopping
 from plugformer.train.csv_logger import Csv, CsvLogger
 from plugformer.train.optimizers import AdamW
 from plugformer.train.schedules import Cosine
+from plugformer_huggingface.gpt2 import Gpt2
 from plugformer_tasks.classification import Classification, Labels, MeanOfTokens
 from plugformer_text.text_bytes import TextBytes
 from plugformer_vision.digits import Digits
@@ -519,3 +520,76 @@ breaks(
 LosesTheLastRow = broken(CsvLogger, finalize=lambda self, status: self.save())
 KeepsAnObject = broken(EarlyStopping, state_dict=lambda self: {"path": Path("best")})
 breaks("callback", goes_through_a_fit_and_on_from_its_checkpoint=KeepsAnObject, error=UserError)
+
+
+# ---------------------------------------------------------------------------------------------- families
+
+
+class NamesAStranger(Gpt2):
+    def composition(self, config: Any) -> Any:
+        return super().composition(config) | {"weather": {"name": "fair"}}
+
+
+class WritesAnotherEps(Gpt2):
+    def their_config(self, *arguments: Any) -> Any:
+        return super().their_config(*arguments) | {"layer_norm_epsilon": 0.5}
+
+
+class NeedsNoSizes(Gpt2):
+    def composition(self, config: Any) -> Any:
+        return super().composition({**self.example, **config})
+
+
+class SaysOneReason(Gpt2):
+    def reasons(self, *arguments: Any) -> Any:
+        yield from itertools.islice(super().reasons(*arguments), 1)
+
+
+class ForgetsWhatIsTooMuch(Gpt2):
+    def form(self, config: Any, tokens: Any, weights: Any) -> Any:
+        return super().form(config, tokens, {name: weights[name] for name in weights if "further" not in name})
+
+
+class ReadsAsFloats(Gpt2):
+    def read(self, weights: Any, config: Any) -> Any:
+        return {name: tensor.float() for name, tensor in super().read(weights, config).items()}
+
+
+class WritesOneMore(Gpt2):
+    def write(self, weights: Any, config: Any) -> Any:
+        return {name: tensor + 1 for name, tensor in super().write(weights, config).items()}
+
+
+class ReadsInPlace(Gpt2):
+    def read(self, weights: Any, config: Any) -> Any:
+        next(iter(weights.values())).add_(1)
+        return super().read(weights, config)
+
+
+class ReadsStrangers(Gpt2):
+    def read(self, weights: Any, config: Any) -> Any:
+        return {**super().read(weights, config), **{name: weights[name] for name in weights if "another" in name}}
+
+
+class NamesNothing(Gpt2):
+    def read(self, weights: Any, config: Any) -> Any:
+        try:
+            return super().read(weights, config)
+        except UserError:
+            raise UserError("Something is missing.") from None
+
+
+breaks(
+    "family",
+    composition_is_part_of_a_composition=NamesAStranger,
+    form_is_read_as_the_same_composition=WritesAnotherEps,
+    model_types_are_nobody_elses=Gpt2,
+    a_config_without_sizes_is_refused=NeedsNoSizes,
+    refusal_names_every_reason=SaysOneReason,
+    refuses_weights_of_another_model=ForgetsWhatIsTooMuch,
+    what_is_written_is_read_bit_for_bit=ReadsAsFloats,
+    what_is_read_is_written_bit_for_bit=WritesOneMore,
+    changes_nothing_that_it_is_given=ReadsInPlace,
+    leaves_out_what_has_no_place=ReadsStrangers,
+    says_which_tensors_are_missing=NamesNothing,
+)

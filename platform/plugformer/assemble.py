@@ -15,6 +15,7 @@ from plugformer.config import Config, check_config
 from plugformer.errors import UserError
 from plugformer.interfaces import Backbone, DataSource, DataSpec, Tokenizer, TokenSpec
 from plugformer.model import Model, Trunk
+from plugformer.nn.depth import freeze, parameter_depths
 from plugformer.nn.initialise import initialise
 from plugformer.nn.parameters import group_parameters
 from plugformer.registry import build, offers
@@ -64,6 +65,9 @@ def preview(config: Config, *, source: DataSource) -> tuple[Tokenizer, Model]:
     with torch.device("meta"):
         model = build_model(config, tokenizer=tokenizer, data=source.spec)
     check_compatible(config, source=source.spec, tokenizer=tokenizer, model=model)
+    freeze(model.trunk, model.task, config["trainer"]["freeze"])
+    if config["trainer"]["layer_decay"] != 1:
+        parameter_depths(model.trunk, model.task)  # which refuses a backbone whose layers can't be told apart
     build("optimizer", config["optimizer"]).build(group_parameters(model))
     build("schedule", config["schedule"])
     return tokenizer, model

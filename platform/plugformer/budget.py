@@ -17,11 +17,10 @@ from plugformer.data.encoded import Encoded
 from plugformer.data.loaders import small_batch
 from plugformer.interfaces import Batch, Optimizer, ParameterGroups, Targets, Tokenizer
 from plugformer.model import Model
-from plugformer.nn.parameters import count_parameters, group_parameters
+from plugformer.nn.parameters import count_parameters, group_parameters, weights_dtype
 from plugformer.registry import build
 from plugformer.settings import LoaderSettings, TrainerSettings
 
-_DTYPES = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
 _FUSED = {  # the one attention kernel that torch doesn't count itself
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
@@ -67,7 +66,7 @@ def estimate(config: Config) -> Budget:
     """
     tokenizer, model = preview(config, source=build("data", config["data"]))
     settings, loading = TrainerSettings(**config["trainer"]), LoaderSettings(**config["loader"])
-    model = model.to(_DTYPES.get(settings.precision, torch.float32)).train()
+    model = model.to(weights_dtype(settings.precision)).train()
     batch_size = small_batch(loading.batch_size, settings.accumulate)
     # Fake tensors have no numbers, but take the kernels that a CPU would: on meta, attention is never fused.
     with FakeTensorMode(allow_non_fake_inputs=True):

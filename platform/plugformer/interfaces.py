@@ -882,9 +882,11 @@ class Family(ABC):
 
     Attributes:
         model_types: what their config.json may say under `model_type`.
+        example: the config.json of a tiny one, to try the laws on.
     """
 
     model_types: ClassVar[frozenset[str]]
+    example: ClassVar[Mapping[str, Any]]
 
     @abstractmethod
     def composition(self, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

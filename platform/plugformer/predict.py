@@ -1,18 +1,22 @@
 """What a trained model says of new inputs."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from plugformer.assemble import load_run
+from plugformer.assemble import load_config, load_run
+from plugformer.config import Config
 from plugformer.data.collate import Collate
 from plugformer.data.draws import InOrder
 from plugformer.data.encoded import EncodedSamples
 from plugformer.errors import UserError
 from plugformer.interfaces import Batch, Sample, Token, Tokenizer
+from plugformer.model import Model
+from plugformer.prompts import check_room, count_places, encode_prompt
 
 
 def predict(
@@ -22,7 +26,8 @@ def predict(
 
     Args:
         path: a run directory.
-        inputs: what the run's tokenizer reads: paths, or texts.
+        inputs: what the run's tokenizer reads: paths, or texts. To a task that generates each is the beginning of a
+            sequence: what it says comes next follows the text, not what marks a document's end.
         checkpoint: `best` or `last`.
         batch_size: inputs at a time.
 
@@ -30,11 +35,13 @@ def predict(
         UserError: not a run directory, or inputs that can't be read; all of them are named before anything is
             predicted.
     """
-    tokenizer, model = load_run(path, checkpoint=checkpoint)
+    config = load_config(path)
+    tokenizer, model = load_run(path, config, checkpoint=checkpoint)
+    read = partial(_read_prompt, tokenizer=tokenizer, model=model, config=config)
     samples, problems = [], []
     for source in inputs:
         try:
-            samples.append(tokenizer.read(source))
+            samples.append(read(source) if model.task.generates else tokenizer.read(source))
         except UserError as error:
             problems.append(str(error))
     if problems:
@@ -45,6 +52,18 @@ def predict(
             described = model.task.describe(model(batch))
         for found in described:
             yield {"input": next(sources), **_spoken(found, tokenizer)}
+
+
+def _read_prompt(source: str, *, tokenizer: Tokenizer, model: Model, config: Config) -> Sample:
+    """
+    Raises:
+        UserError: nothing to begin with, or more than the model has places for.
+    """
+    encoded = encode_prompt(source, tokenizer=tokenizer, name=config["tokenizer"]["name"])
+    places, position = count_places(model, tokenizer), config["position"]["name"]
+    check_room(source, length=len(encoded["ids"]), more=0, places=places, position=position)
+    positions = torch.arange(len(encoded["ids"]))  # which may go on behind the places that training had
+    return Sample(id=source, encoded={"positions": positions, **encoded})
 
 
 def _batches(samples: Sequence[Sample], *, tokenizer: Tokenizer, batch_size: int) -> DataLoader[Batch]:

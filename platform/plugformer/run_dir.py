@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ class RunDir:
     plugins.json      for every plugin used: entry point, package, version, options
     environment.json  Python, packages, machine, git revision; git.diff beside it
     data.json         labels, sizes of the splits, fingerprint
+    init_from.json    whose weights the run began with, if it didn't begin anew, and which of them it took
     tokenizer/        what the tokenizer learned
     checkpoints/      best.ckpt by the task's monitor, last.ckpt
     metrics.csv       every logged metric by step
@@ -35,6 +37,7 @@ class RunDir:
         self.environment = self.path / "environment.json"
         self.git_diff = self.path / "git.diff"
         self.data = self.path / "data.json"
+        self.init_from = self.path / "init_from.json"
         self.tokenizer = self.path / "tokenizer"
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.csv"
@@ -147,6 +150,24 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[Path]:
+    """A temporary folder to fill, which becomes `folder`, new or empty, in one step once it is wholly on the disk.
+
+    If filling it fails, nothing is left of it.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in [*temporary.rglob("*"), temporary]:
+            _sync(path)
+        temporary.replace(folder)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
+from pathlib import Path
 from typing import Literal
 
 from plugformer.errors import UserError
@@ -58,6 +60,10 @@ class TrainerSettings:
         precision: of weights and of the arithmetic.
         gradient_clip: largest norm of the gradient; larger ones are scaled down to it.
         accumulate: small batches whose gradients are summed for one optimiser step; divides `loader.batch_size`.
+        freeze: what stays as it begins. embedding: that, positions and registers; a number: as many of the first
+            blocks too; trunk: all but the task's head.
+        layer_decay: what each layer's learning rate is of that of the one above it; the head has the full one (Howard
+            and Ruder 2018; Clark et al. 2020, ELECTRA; Bao et al. 2022, BEiT).
         compile: whether the model is compiled by torch.compile.
         deterministic: whether only algorithms are used that give the same bits twice.
         val_every: epochs between validations.
@@ -75,6 +81,8 @@ class TrainerSettings:
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"] = "32-true"
     gradient_clip: float | None = 1.0
     accumulate: int = 1
+    freeze: int | Literal["none", "embedding", "trunk"] = "none"
+    layer_decay: float = 1.0
     compile: bool = False
     deterministic: bool = True
     val_every: int = 1
@@ -92,6 +100,135 @@ class TrainerSettings:
             raise UserError(
                 f"trainer.gradient_clip={self.gradient_clip}: must be greater than 0, or null for no clipping."
             )
+        if isinstance(self.freeze, int) and self.freeze < 1:
+            raise UserError(
+                f"trainer.freeze={self.freeze}: a number of blocks is at least 1; or none, embedding, trunk."
+            )
+        if not 0 < self.layer_decay <= 1:
+            raise UserError(f"trainer.layer_decay={self.layer_decay}: must be greater than 0 and at most 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateSettings:
+    """How a trained model goes on with prompts.
+
+    Args:
+        prompt: what to go on with, or a list of such; `-` for all that stands on standard input. Nothing means from
+            the beginning of a document.
+        prompts: a file of prompts, one a line or, if its name ends in .jsonl, under `prompt` in a JSON object a line;
+            `-` for the lines of standard input.
+        checkpoint: whose weights.
+        max_new_tokens: that may follow a prompt; null for 100, or fewer where the model has no more places.
+        temperature: 0 always takes the likeliest token; 1 draws from the model's distribution, less sharpens it, more
+            flattens it.
+        top_k: tokens that may be drawn, the likeliest ones; null for all.
+        top_p: only the likeliest tokens may be drawn that together have this probability.
+        min_p: only tokens may be drawn that are at least this share as likely as the likeliest one.
+        repetition_penalty: by which tokens that stood there are made less likely; 1 for none.
+        no_repeat_ngram: no run of this many tokens comes twice; 0 to allow all.
+        stop: a string, or a list of such, before which the text ends.
+        num_beams: sequences of each prompt that beam search follows at once; 1 for no beam search.
+        length_penalty: of beam search; above 0 prefers long texts, below 0 short ones.
+        early_stopping: of beam search. true: a prompt is done once as many texts as beams have ended; false: unless a
+            running one is better so far; never: unless one can still become better.
+        num_samples: texts of each prompt; of beam search, the best ones.
+        seed: decides what is drawn. What follows a prompt doesn't depend on the prompts beside it.
+        batch_size: texts that are written at once.
+        cache: what is remembered between tokens. growing: what there is; fixed: in memory of a fixed size; none: each
+            token reads all before it anew. auto: growing or, to compile, fixed; none where a mechanism can't go on.
+        compile: whether the step of one token is compiled by torch.compile; pays off for many tokens.
+        accelerator: where the model runs.
+        precision: of weights and of the arithmetic; null as they were saved.
+        draft: the directory of a smaller run of the same tokenizer, which proposes tokens that the model then accepts
+            or not (speculative decoding); the texts are as likely as without it.
+        draft_tokens: that the draft proposes at a time.
+        stream: whether text is shown as it comes; null if there is one text and it goes to a terminal.
+        json: whether each text is a JSON object of its own line: prompt, text, tokens, score, ended.
+    """
+
+    prompt: str | list[str] | None = None
+    prompts: Path | None = None
+    checkpoint: Literal["best", "last"] = "best"
+    max_new_tokens: int | None = None
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram: int = 0
+    stop: str | list[str] | None = None
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    num_samples: int = 1
+    seed: int = 0
+    batch_size: int = 16
+    cache: Literal["auto", "growing", "fixed", "none"] = "auto"
+    compile: bool = False
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    precision: Literal["32-true", "16-true", "bf16-true", "64-true"] | None = None
+    draft: Path | None = None
+    draft_tokens: int = 4
+    stream: bool | None = None
+    json: bool = False
+
+    @property
+    def stops(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    def __post_init__(self) -> None:
+        _at_least(self, "", max_new_tokens=1, top_k=1, no_repeat_ngram=0, num_beams=1, num_samples=1)
+        _at_least(self, "", seed=0, batch_size=1, draft_tokens=1)
+        within = {
+            "temperature": (0 <= self.temperature < inf, "at least 0"),
+            "top_p": (0 < self.top_p <= 1, "greater than 0 and at most 1"),
+            "min_p": (0 <= self.min_p <= 1, "at least 0 and at most 1"),
+            "repetition_penalty": (0 < self.repetition_penalty < inf, "greater than 0"),
+            "length_penalty": (-inf < self.length_penalty < inf, "a number"),
+        }
+        for name, (fits, possible) in within.items():
+            if not fits:
+                raise UserError(f"{name}={getattr(self, name)}: must be {possible}.")
+        if "" in self.stops:
+            raise UserError("stop: an empty string stands everywhere. Leave it out.")
+        if self.prompt is not None and self.prompts is not None:
+            raise UserError("prompt and prompts: set one of them.")
+        self._check_used()
+
+    def _check_used(self) -> None:
+        """
+        Raises:
+            UserError: an option that would have no effect, or two that can't go together.
+        """
+        beams, drawing = self.num_beams > 1, self.temperature > 0
+        if beams and drawing:
+            raise UserError(
+                f"num_beams={self.num_beams}, temperature={self.temperature}: beam search draws nothing.\n"
+                "  Set num_beams=1 to draw, or temperature=0."
+            )
+        if self.num_samples > self.num_beams and not drawing:
+            raise UserError(
+                f"num_samples={self.num_samples}: greater than num_beams={self.num_beams}.\n"
+                f"  Set num_beams={self.num_samples} or more, or temperature=1 to draw so many."
+            )
+        streams = bool(self.stream)
+        useless: list[tuple[bool, list[str], str]] = [
+            (not drawing, ["top_k", "top_p", "min_p"], "has no effect at temperature=0. Set temperature=1 to draw"),
+            (not beams, ["length_penalty", "early_stopping"], "is of beam search. Set num_beams=2 or more"),
+            (self.draft is None, ["draft_tokens"], "has no effect without a draft. Set draft=RUN_DIR"),
+            (beams, ["stop", "draft"], "can't go with beam search. Set num_beams=1"),
+            (beams and streams, ["stream"], "texts of beam search are known at its end. Set num_beams=1"),
+            (self.json and streams, ["stream"], "JSON lines come whole. Set json=false"),
+        ]
+        for applies, names, why in useless:
+            for name in names:
+                if applies and getattr(self, name) != getattr(GenerateSettings, name):
+                    raise UserError(f"{name}={_written(getattr(self, name))}: {why}.")
+
+
+def _written(value: object) -> str:
+    """As on the command line."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _at_least(settings: object, group: str, **least: int) -> None:
@@ -102,4 +239,4 @@ def _at_least(settings: object, group: str, **least: int) -> None:
     for name, smallest in least.items():
         value = getattr(settings, name)
         if value is not None and value < smallest:
-            raise UserError(f"{group}.{name}={value}: must be at least {smallest}.")
+            raise UserError(f"{f'{group}.{name}'.lstrip('.')}={value}: must be at least {smallest}.")

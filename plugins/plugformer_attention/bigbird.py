@@ -42,6 +42,7 @@ class BigBird(Blockwise):
         UserError: an option that makes no pattern.
     """
 
+    aligned: ClassVar = True
     exact_options: ClassVar = {"block_size": 4, "num_random_blocks": 16}
     finer_options = tuple({"block_size": 4, "num_random_blocks": number} for number in (1, 4, 8, 16))
 
@@ -75,44 +76,63 @@ class BigBird(Blockwise):
 
     def pattern(self, blocks: Blocks, occupied: Tensor | None, *, causal: bool, device: torch.device) -> BlockPattern:
         number = torch.arange(len(blocks.lattice), device=device)
-        count = _num_real(blocks, occupied, device)
-
-        reach = self.num_window_blocks - 1 if causal else self.num_window_blocks // 2
-        offsets = blocks.offsets(torch.Size([reach] * len(blocks.lattice.shape)), causal=causal, device=device)
-        window = blocks.neighbours(offsets).expand(len(count), -1, -1)  # [batch, blocks, window], the own block first
-        if not causal:
-            window = window.masked_fill(window >= count[:, :, None], -1)
-
-        all_see = self._global_blocks(count, causal=causal)  # [batch, globals]
-        others = all_see[:, None].expand(-1, len(number), -1)
-        others = others.masked_fill((others[..., None] == window[:, :, None]).any(-1), -1)
         if causal:
-            others = others.masked_fill(others > number[:, None], -1)
+            sees = self._see_before(number[None], len(number))
+            return BlockPattern(blocks.block_size, sees, own_block_causal(blocks.block_size, sees.shape[3], device))
+        count = _num_real(blocks, occupied, device)
+        reach = torch.Size([self.num_window_blocks // 2] * len(blocks.lattice.shape))
+        window = blocks.neighbours(blocks.offsets(reach, causal=False, device=device)).expand(len(count), -1, -1)
+        window = window.masked_fill(window >= count[:, :, None], -1)  # [batch, blocks, window], the own block first
+        all_see = self._global_blocks(count)  # [batch, globals]
+        others = all_see[:, None].expand(-1, len(number), -1)
+        sees = self._see(number[None], window, others, count.expand(-1, len(number)))
+        return BlockPattern(blocks.block_size, without_gaps(sees, len(number)), overseers=all_see)
 
-        end = (number - reach).clamp(min=0) if causal else count
-        taken = torch.cat([window, others], dim=2)
-        drawn = self._random_blocks(taken[:, None], end.expand(len(count), len(number))[:, None])
+    def seen(self, place: Int[Tensor, "batch queries"], length: int) -> Int[Tensor, "batch heads queries seen"]:
+        size = self.block_size
+        sees = self._see_before(place.div(size, rounding_mode="floor"), -(-length // size))
+        places = sees[..., None] * size + torch.arange(size, device=place.device)
+        return places.masked_fill(sees[..., None] < 0, -1).flatten(3)
 
-        sees = torch.cat([taken[:, None].expand(-1, drawn.shape[1], -1, -1), drawn], dim=3)
-        sees = without_gaps(sees, len(number))
-        within = own_block_causal(blocks.block_size, sees.shape[3], device) if causal else None
-        return BlockPattern(blocks.block_size, sees, within, overseers=None if causal else all_see)
+    def _see_before(
+        self, number: Int[Tensor, "batch blocks"], num_blocks: int
+    ) -> Int[Tensor, "batch heads blocks seen"]:
+        """What these blocks see if causal, whatever comes behind them; of `num_blocks` in all."""
+        own, reach = number[..., None], self.num_window_blocks - 1
+        window = (own - torch.arange(reach + 1, device=number.device)).clamp(min=-1)
+        turn = torch.arange(self.num_global_blocks, device=number.device)
+        others = torch.where(turn <= own, turn, -1)
+        return without_gaps(self._see(number, window, others, (number - reach).clamp(min=0)), num_blocks)
 
-    def _global_blocks(self, count: Int[Tensor, "batch 1"], *, causal: bool) -> Int[Tensor, "batch globals"]:
+    def _see(
+        self,
+        number: Int[Tensor, "#batch blocks"],
+        window: Int[Tensor, "batch blocks window"],
+        others: Int[Tensor, "batch blocks globals"],
+        end: Int[Tensor, "batch blocks"],
+    ) -> Int[Tensor, "batch heads blocks seen"]:
+        """Window, globals and random blocks before `end`, none twice."""
+        others = others.masked_fill((others[..., None] == window[:, :, None]).any(-1), -1)
+        taken = torch.cat([window, others], dim=2)[:, None]
+        drawn = self._random_blocks(number, taken, end[:, None])
+        return torch.cat([taken.expand(-1, drawn.shape[1], -1, -1), drawn], dim=3)
+
+    def _global_blocks(self, count: Int[Tensor, "batch 1"]) -> Int[Tensor, "batch globals"]:
         """Their numbers; -1 where a sequence is too short for so many."""
         turn = torch.arange(self.num_global_blocks, device=count.device)
-        if causal:
-            return turn.expand(count.shape[0], -1)
         from_front = torch.where(turn % 2 == 0, turn // 2, count - 1 - turn // 2)
         return torch.where(turn < count, from_front, -1)
 
     def _random_blocks(
-        self, taken: Int[Tensor, "batch 1 blocks taken"], end: Int[Tensor, "batch 1 blocks"]
+        self,
+        number: Int[Tensor, "#batch blocks"],
+        taken: Int[Tensor, "batch 1 blocks taken"],
+        end: Int[Tensor, "batch 1 blocks"],
     ) -> Int[Tensor, "batch heads blocks random"]:
         """Blocks before `end`, without those taken; -1 where none is left."""
-        draws = self.draws[:, :, torch.arange(end.shape[2], device=end.device) % self.draws.shape[2]]
+        draws = self.draws[:, :, number % self.draws.shape[2]].movedim(2, 1)  # [random, batch, heads, blocks]
         taken = torch.where((taken < 0) | (taken >= end[..., None]), 2**31, taken)
-        taken = taken.expand(-1, draws.shape[1], -1, -1)
+        taken = taken.expand(-1, draws.shape[2], -1, -1)
         drawn = []
         for draw in draws.long():
             taken = taken.sort(-1).values

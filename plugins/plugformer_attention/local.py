@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from plugformer.errors import UserError
@@ -48,6 +49,9 @@ class Local(Blockwise):
         if causal:
             within &= (ahead <= 0).all(-1)
         return BlockPattern(blocks.block_size, blocks.neighbours(offsets)[None, None], within)
+
+    def seen(self, place: Int[Tensor, "batch queries"], length: int) -> Int[Tensor, "batch heads queries seen"]:
+        return place[:, None, :, None] - torch.arange(min(self.window + 1, length), device=place.device)
 
     def plain(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
         return softmax_over(local_visibility(self.window, q, k, mask), q, k, v)

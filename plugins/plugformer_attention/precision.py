@@ -12,6 +12,7 @@ def precise(dtype: torch.dtype) -> torch.dtype:
 
 def without_autocast(device: torch.device) -> AbstractContextManager[None]:
     """Where products keep the precision that they are given."""
-    if not torch.amp.is_autocast_available(device.type):
+    available = torch.amp.is_autocast_available(device.type)
+    if not available or not torch.is_autocast_enabled(device.type):  # to turn off what is off takes a while
         return nullcontext()
     return torch.autocast(device.type, enabled=False)

@@ -37,6 +37,7 @@ class MaskedLM(Task):
         random_share: of the chosen tokens, those replaced by any ordinary token; what is left stays as it is.
         whole_words: choose words instead of tokens; needs a tokenizer that tells them.
         tied: whether the embedding's table is the output's matrix too (Press and Wolf 2017).
+        norm_eps: added to the variance in the norm before the output.
         label_smoothing: share of the target probability that is spread over the vocabulary while training.
         chunk: tokens whose logits are held at once; fewer take less memory.
 
@@ -57,6 +58,7 @@ class MaskedLM(Task):
         random_share: float = 0.1,
         whole_words: bool = False,
         tied: bool = True,
+        norm_eps: float = 1e-12,
         label_smoothing: float = 0.0,
         chunk: int = 1024,
     ) -> None:
@@ -74,7 +76,7 @@ class MaskedLM(Task):
         self.targets = Hidden(
             tokens=tokens, share=share, mask_share=mask_share, random_share=random_share, whole_words=whole_words
         )
-        self.transform = Transform(dim=dim)
+        self.transform = Transform(dim=dim, eps=norm_eps)
         self.output = VocabularyOutput(
             dim=dim, tokens=tokens, tied=tied, bias=True, label_smoothing=label_smoothing, chunk=chunk
         )
@@ -126,10 +128,10 @@ def _check(tokens: TokenSpec, *, whole_words: bool) -> None:
 class Transform(nn.Module):
     """One layer more before the output (Devlin et al. 2019, in their code)."""
 
-    def __init__(self, *, dim: int) -> None:
+    def __init__(self, *, dim: int, eps: float) -> None:
         super().__init__()
         self.dense = nn.Linear(dim, dim)
-        self.norm = nn.LayerNorm(dim, eps=1e-12)
+        self.norm = nn.LayerNorm(dim, eps=eps)
 
     def forward(self, x: Float[Tensor, "*any dim"]) -> Float[Tensor, "*any dim"]:
         return self.norm(F.gelu(self.dense(x)))

@@ -19,12 +19,19 @@ def main(argv: list[str]) -> int:
     config = compose(arguments.overrides, arguments.config_dir)
 
     from rich.console import Console  # not for --help
+    from rich.markup import escape
     from rich.table import Table
 
-    from plugformer.budget import estimate  # heavy: torch
-    from plugformer.registry import PARTS
+    from plugformer.assemble import preview  # heavy: torch
+    from plugformer.budget import estimate
+    from plugformer.registry import PARTS, build
+    from plugformer.weights.beginning import Beginning
+    from plugformer.weights.summary import match_lines
 
     budget = estimate(config)
+    source = build("data", config["data"])
+    tokenizer, model = preview(config, source=source)
+    beginning = Beginning.of(config, source=source, tokenizer=tokenizer, model=model)
     console = Console(highlight=False)
     parts = Table("kind", "plugin", "options", box=None, padding=(0, 2, 0, 0))
     for kind in PARTS:
@@ -37,8 +44,11 @@ def main(argv: list[str]) -> int:
         f"a training step of {budget.batch_size} samples: {budget.flops / 1e9:.2f} GFLOP, about "
         f"{_mebibytes(budget.memory)} of memory = weights {_mebibytes(budget.weights)} + gradients "
         f"{_mebibytes(budget.gradients)} + optimiser {_mebibytes(budget.optimizer)} + activations "
-        f"{_mebibytes(budget.activations)}\n[green]All parts go together.[/]"
+        f"{_mebibytes(budget.activations)}"
     )
+    if beginning is not None:
+        console.print(escape("\n".join(match_lines(model, beginning.weights, beginning.match(model)))), soft_wrap=True)
+    console.print("[green]All parts go together.[/]")
     return 0
 
 

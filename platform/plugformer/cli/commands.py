@@ -4,6 +4,8 @@ COMMANDS = {
     "train": "train a model: one run, or a sweep with -m",
     "evaluate": "the metrics of a run's checkpoint on a split",
     "predict": "what a run's model says of new inputs, as JSON lines",
+    "generate": "how a run's model goes on with prompts",
+    "export": "a run's model as files that other programs load",
     "check": "compose a run and check it, without reading data or training",
     "bench": "time and memory of attention mechanisms against the length",
     "conformance": "every law of its kind, tried on one plugin; the complexity of an attention mechanism",

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from plugformer.cli.compose import compose, parse
+from plugformer.cli.compose import compose, parse, register_files
 from plugformer.config import Config
 from plugformer.errors import UserError, unknown
-from plugformer.registry import KINDS, find
+from plugformer.registry import KINDS, check, find
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,7 +53,10 @@ def main(argv: list[str]) -> int:
     )
     arguments = parser.parse_args(argv)
     kind, name = chosen(arguments.overrides)
-    node = node_of(compose(arguments.overrides, arguments.config_dir), kind, name)
+    if KINDS[kind].composed:
+        node = node_of(compose(arguments.overrides, arguments.config_dir), kind, name)
+    else:
+        node = node_alone(arguments.overrides, kind, name)
 
     from rich.console import Console  # not for --help
 
@@ -119,6 +122,14 @@ def node_of(config: Config, kind: str, name: str) -> dict[str, Any]:
     """The composed part, of a kind that may be there several times too."""
     node = config[kind]
     return next(each for each in node.values() if each["name"] == name) if KINDS[kind].many else node
+
+
+def node_alone(overrides: Sequence[str], kind: str, name: str) -> dict[str, Any]:
+    """A plugin with its options, of a kind that is no part of a composition."""
+    parsed = parse(overrides)
+    register_files(parsed)
+    options = {each.key_or_group: each.value() for each in parsed if each.key_or_group.startswith(f"{kind}.")}
+    return check(kind, {"name": name, **{key.removeprefix(f"{kind}."): value for key, value in options.items()}})
 
 
 def _lengths(text: str) -> tuple[int, ...]:

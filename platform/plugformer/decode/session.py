@@ -1,17 +1,21 @@
 """A model that goes on with sequences token by token."""
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from plugformer.errors import UserError
 from plugformer.interfaces import Attention, DecodingState, Tokens
 from plugformer.model import Model
 from plugformer.nn.cache import Fixed, Growing
 
 CacheKind = Literal["growing", "fixed", "none"]
 Logits = Float[Tensor, "batch new vocab"]
+COMPILED_STEPS = 64  # that may be told apart by their model and shapes; beyond these torch.compile raises an error
 
 
 class Session:
@@ -25,12 +29,25 @@ class Session:
         room: tokens that may follow the prompts.
         cache: what is remembered between steps: `growing`, what there is; `fixed`, in memory of a fixed size, so that
             every step is the same to torch.compile; `none`, every step reads the whole sequence anew.
+        compile: whether steps are compiled by torch.compile: once for all of the same number of sequences and tokens in
+            memory of the same size, over all sessions. Prompts, which come in every length, are read uncompiled.
+        backend: of torch.compile.
+
+    Raises:
+        UserError: a mechanism that can't remember so, or steps that can't be compiled.
     """
 
-    def __init__(self, model: Model, *, room: int, cache: CacheKind = "growing") -> None:
+    def __init__(
+        self, model: Model, *, room: int, cache: CacheKind = "growing", compile: bool = False, backend: str = "inductor"
+    ) -> None:
         assert model.task.generates, "a task that can't go on with a sequence"
+        if compile and cache != "fixed":
+            raise UserError(f"compile=true: needs steps of one shape, and cache={cache} has none. Set cache=fixed.")
+        for mechanism in mechanisms(model):
+            _check_remembers(mechanism, cache)
         self.model, self.room, self.cache = model, room, cache
         self.state: DecodingState | None = None
+        self._next = _compiled(backend) if compile else _next
 
     @torch.inference_mode()
     def start(self, ids: Int[Tensor, "batch length"], valid: Bool[Tensor, "batch length"] | None = None) -> Logits:
@@ -41,6 +58,7 @@ class Session:
             valid: which tokens are real; None if all are.
         """
         self.ids, self.valid, self.prompt_length = ids, valid, ids.shape[1]
+        self.left = self.room
         if valid is None:
             positions = torch.arange(self.prompt_length, device=ids.device).expand_as(ids)
         else:
@@ -57,10 +75,12 @@ class Session:
     def step(self, ids: Int[Tensor, "batch new"]) -> Logits:
         """Go on with these tokens; the logits of what follows each of them."""
         new = ids.shape[1]
+        self.left -= new
+        assert self.cache != "fixed" or self.left >= 0, "more tokens than there is room for"
         positions = self.next + torch.arange(new, device=ids.device)
         self.next = self.next + new
         if self.state is not None:
-            return self._logits(self.model.trunk.backbone(self._embed(ids, positions, None), state=self.state))
+            return self._next(self.model, self.state, ids, positions)
         self.ids = torch.cat([self.ids, ids], 1)
         self.positions = torch.cat([self.positions, positions], 1)
         if self.valid is not None:
@@ -71,6 +91,7 @@ class Session:
     @torch.inference_mode()
     def drop(self, count: int) -> None:
         """Forget the last tokens."""
+        self.left += count
         self.next = self.next - count
         if self.state is not None:
             self.state.drop(count)
@@ -95,6 +116,35 @@ class Session:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self.model.task.logits(self.model.trunk, hidden)
+
+
+def _next(
+    model: Model, state: DecodingState, ids: Int[Tensor, "batch new"], positions: Int[Tensor, "batch new"]
+) -> Logits:
+    """A step: of no session, so that what is compiled for one serves others."""
+    tokens = model.trunk.embed({"ids": ids, "positions": positions})
+    return model.task.logits(model.trunk, model.trunk.backbone(tokens, state=state))
+
+
+@lru_cache
+def _compiled(backend: str) -> Callable[..., Tensor]:
+    options = {"backend": backend, "recompile_limit": COMPILED_STEPS}  # the latter is missing from torch's overloads
+    return torch.compile(_next, fullgraph=True, dynamic=False, **options)  # type: ignore[call-overload]
+
+
+def _check_remembers(mechanism: Attention, cache: CacheKind) -> None:
+    """
+    Raises:
+        UserError: it doesn't, as this cache would have it.
+    """
+    name, can = type(mechanism).__name__, mechanism.capabilities
+    if cache != "none" and can.decoding == "none":
+        raise UserError(f"cache={cache}: {name} can't go on token by token here. Set cache=none.")
+    if cache == "fixed" and can.decoding == "cache" and not can.room:
+        raise UserError(
+            f"cache=fixed: {name} can't work in memory of a fixed size, with room for later tokens.\n"
+            "  Set cache=growing."
+        )
 
 
 def mechanisms(model: Model) -> list[Attention]:

@@ -14,6 +14,9 @@ New = Float[Tensor, "batch kv_heads new head_dim"]
 Seen = Float[Tensor, "batch kv_heads seen head_dim"]
 
 
+ROUNDED = 64  # sizes of fixed memory are multiples of it, so that prompts of like lengths share a compiled step
+
+
 class Row:
     """A tensor that grows along an axis, in memory got ahead: what stands there is never copied for one token more.
 
@@ -155,10 +158,12 @@ class FixedCache(Cache):
             return k, v
         return self.place.write(self.k, k, 2), self.place.write(self.v, v, 2)
 
+    def check_goes_back(self) -> None:
+        assert self.state is None, "a mechanism that decodes from a state can't go back"
+
     def select(self, rows: Int[Tensor, "chosen"]) -> None:
         if self.k is not None and self.v is not None:
-            self.k.copy_(self.k[rows])
-            self.v.copy_(self.v[rows])
+            self.k, self.v = _chosen(self.k, rows), _chosen(self.v, rows)
         self.state = select_state(self.state, rows)
 
 
@@ -173,7 +178,7 @@ class FixedPlace:
         self.length = 0
 
     def begin(self, length: int, device: torch.device) -> None:
-        self.length = length
+        self.length = -(-length // ROUNDED) * ROUNDED
         self.start = torch.zeros((), dtype=torch.long, device=device)
         self._end = torch.zeros((), dtype=torch.long, device=device)
 
@@ -203,7 +208,7 @@ class Fixed(DecodingState):
 
     Args:
         num_layers: blocks that remember.
-        room: tokens that may follow the first step.
+        room: tokens that may follow the first step, at least.
     """
 
     def __init__(self, num_layers: int, *, room: int) -> None:
@@ -239,17 +244,23 @@ class Fixed(DecodingState):
         parts = {"coordinates": new.layout.coordinates, "grid_index": new.layout.grid_index}
         self._memory = {name: self.place.new(part.expand(batch, *part.shape[1:]), 1) for name, part in parts.items()}
         if new.valid is not None:
-            later = new.valid.new_ones(batch, self.room)
+            later = new.valid.new_ones(batch, self.place.length - length)
             self._memory["valid"] = torch.cat([new.valid, later], 1)
 
     def drop(self, count: int) -> None:
+        for cache in self.caches:
+            cache.check_goes_back()
         self.place.drop(count)
 
     def select(self, rows: Int[Tensor, "chosen"]) -> None:
-        for part in self._memory.values():
-            part.copy_(part[rows])
+        self._memory = {name: _chosen(part, rows) for name, part in self._memory.items()}
         for cache in self.caches:
             cache.select(rows)
+
+
+def _chosen(memory: Tensor, rows: Int[Tensor, "chosen"]) -> Tensor:
+    """These sequences; in the same memory where they are as many as there were."""
+    return memory.copy_(memory[rows]) if len(rows) == len(memory) else memory[rows]
 
 
 def select_state(state: Any, rows: Int[Tensor, "chosen"]) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Literal
 
-from einops import rearrange, repeat
+from einops import repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -87,7 +87,7 @@ class MultiHeadAttention(nn.Module):
             q, k = position.rotate(q, new), position.rotate(k, new)
             bias = position.bias(new, mask.layout)
         out = self._attend(q, k, v, mask, bias, cache)
-        return self.output(rearrange(out, "batch heads queries head_dim -> batch queries (heads head_dim)"))
+        return self.output(out.transpose(1, 2).flatten(2))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, bias: Tensor | None, cache: Cache | None) -> Tensor:
         if cache is not None and self.mechanism.capabilities.decoding == "state":
@@ -103,7 +103,8 @@ class MultiHeadAttention(nn.Module):
         return self.mechanism(q, k, v, mask) if bias is None else self.mechanism(q, k, v, mask, bias)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return rearrange(x, "batch length (heads head_dim) -> batch heads length head_dim", head_dim=self.head_dim)
+        """From `[batch, length, heads · head_dim]` to `[batch, heads, length, head_dim]`: a view, made often."""
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
     def _repeat(self, x: Tensor) -> Tensor:
         """To one head a query head, unless the mechanism takes groups."""

@@ -1,5 +1,6 @@
-"""Which parameters weight decay applies to, and how many there are."""
+"""Which parameters weight decay applies to, how many there are, and of which precision."""
 
+import torch
 from torch import nn
 
 from plugformer.interfaces import Backbone, ParameterGroups
@@ -17,6 +18,11 @@ def group_parameters(model: nn.Module) -> ParameterGroups:
         undecayed=[parameter for parameter in trained if id(parameter) not in chosen],
         hidden=[parameter for parameter in decayed if parameter.dim() == 2 and id(parameter) in inside],
     )
+
+
+def weights_dtype(precision: str) -> torch.dtype:
+    """Of the weights of a run in this `trainer.precision`; mixed precisions keep them in float32."""
+    return {"bf16-true": torch.bfloat16, "64-true": torch.float64}.get(precision, torch.float32)
 
 
 def count_parameters(model: nn.Module) -> int:

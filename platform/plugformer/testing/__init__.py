@@ -28,6 +28,7 @@ SUITES = {
     "schedule": "plugformer.testing.optimisation:ScheduleSuite",
     "logger": "plugformer.testing.training:LoggerSuite",
     "callback": "plugformer.testing.training:CallbackSuite",
+    "family": "plugformer.testing.family:FamilySuite",
 }
 
 if "pytest" in sys.modules:  # whose messages show the values in a failed assertion only if it is told

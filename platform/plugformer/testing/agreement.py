@@ -1,4 +1,4 @@
-"""Laws on what a mechanism must agree with: its plain version, exact attention, and itself step by step."""
+"""Laws on what a mechanism must agree with: its plain version and exact attention."""
 
 from itertools import pairwise
 from typing import Any
@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from plugformer.interfaces import Attention, Mask
-from plugformer.nn.cache import KeyValueCache
 from plugformer.testing.comparing import applies_if, assert_close, noise, note_deviation
 from plugformer.testing.heads import HeadsSuite, gradients, way
 
@@ -20,7 +19,7 @@ class AgreementLaws(HeadsSuite):
         applies_if(type(self.new()).plain is not Attention.plain, "has no plain version")
         for module, causal in self.ways():
             # The longer sequence under most parts together alone, for what is plain is slow.
-            for length, first in ((max(5, self.can.min_length), 0), (self._short(), -1)):
+            for length, first in ((max(5, self.can.min_length), 0), (self.short, -1)):
                 for what, mask in list(self.masks(length, causal=causal).items())[first:]:
                     parts = [part.double() for part in self.heads(length)]
                     where = f"{way(causal)}, {length} tokens, masking {what}"
@@ -28,10 +27,6 @@ class AgreementLaws(HeadsSuite):
                     plain = self._with_gradients(module.plain, parts, mask)
                     for name, one, other in zip(("output", "dq", "dk", "dv"), fast, plain, strict=True):
                         assert_close(one, other, what=f"{where}: {name}")
-
-    def _short(self) -> int:
-        """A block and a part of one: what is plain is slow."""
-        return max(17, self.block + 3, self.can.min_length + 1)
 
     def _with_gradients(self, attend: Any, parts: list[Tensor], mask: Mask) -> list[Tensor]:
         """What comes out, without that of padding, and gradients of a weighted sum of it."""
@@ -85,39 +80,3 @@ class AgreementLaws(HeadsSuite):
         off = ((draws.mean(0) - exact).abs() / (standard_error + 1e-9)).max().item()
         note_deviation((draws.mean(0) - exact).abs().max().item())
         assert off <= 4, f"the mean of {len(draws)} estimates is {off:.1f} standard errors off"
-
-    # ------------------------------------------------------------------------------------------ step by step
-
-    def test_steps_are_the_whole(self) -> None:
-        """Prompt and single tokens, each with what is remembered, come out as the whole sequence does."""
-        self._compare_steps(None)
-
-    def test_steps_are_the_whole_beside_padding(self) -> None:
-        """The same in a batch whose shorter prompt is padded on the left."""
-        applies_if(self.can.key_padding, "declares that it can't honour padding")
-        self._compare_steps(torch.arange(self._short()) >= torch.tensor([[0], [3]]))
-
-    def _compare_steps(self, valid: Tensor | None) -> None:
-        applies_if(self.can.decoding != "none", "declares that it can't decode")
-        module, length = self.make_causal(), self._short()
-        q, k, v = self.heads(length)
-        whole = module(q, k, v, self.mask(length, causal=True, **({} if valid is None else {"valid": valid})))
-        real = torch.ones(2, length, dtype=torch.bool) if valid is None else valid
-        for prompt in {max(prompt, self.can.min_length) for prompt in (1, length - 12)}:
-            steps = [prompt] + [1] * (length - prompt)
-            parts = list(zip(*(part.split(steps, dim=2) for part in (q, k, v)), strict=True))
-            stepped = torch.cat(self._decode(module, parts, valid), dim=2)
-            out, expected = (each.masked_fill(~real[:, None, :, None], 0.0) for each in (stepped, whole))
-            assert_close(out, expected, what=f"prompt of {prompt}")
-
-    def _decode(self, module: Any, parts: list[tuple[Tensor, Tensor, Tensor]], valid: Tensor | None) -> list[Tensor]:
-        cache, state, outputs, length = KeyValueCache(), None, [], 0
-        for q, k, v in parts:
-            start, length = length, length + q.shape[2]
-            padding = {} if valid is None else {"valid": valid[:, :length]}
-            if self.can.decoding == "state":
-                out, state = module.step(q, k, v, state, None if valid is None else valid[:, start:length])
-            else:
-                out = module(q, *cache.extend(k, v), self.mask(length, causal=True, **padding))
-            outputs.append(out)
-        return outputs

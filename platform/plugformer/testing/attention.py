@@ -14,6 +14,7 @@ from plugformer.testing.causality import CausalityLaws
 from plugformer.testing.common import assert_same_dtypes
 from plugformer.testing.comparing import applies_if, assert_close, assert_same, noise, poisoned
 from plugformer.testing.complexity import ComplexityLaws
+from plugformer.testing.decoding import DecodingLaws
 from plugformer.testing.heads import gradients
 from plugformer.testing.padding import PaddingLaws
 from plugformer.testing.precision import PrecisionLaws
@@ -22,7 +23,14 @@ from plugformer.testing.visibility import VisibilityLaws
 
 
 class AttentionSuite(
-    CausalityLaws, PaddingLaws, VisibilityLaws, AgreementLaws, RandomnessLaws, PrecisionLaws, ComplexityLaws
+    CausalityLaws,
+    PaddingLaws,
+    VisibilityLaws,
+    AgreementLaws,
+    DecodingLaws,
+    RandomnessLaws,
+    PrecisionLaws,
+    ComplexityLaws,
 ):
     """All laws of a mechanism: here those on shapes, lengths and its wrapper, the others by what they are about."""
 

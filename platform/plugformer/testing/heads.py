@@ -1,6 +1,6 @@
 """How a mechanism is made and called."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -58,6 +58,10 @@ class HeadsSuite(ModuleSuite):
         applies_if(self.can.causality != "none", "declares that it can't be causal")
         return self.make(causal=True)
 
+    def grains(self) -> list[Mapping[str, Any]]:
+        """No other options, and the coarsest: what they cut off is much of a short sequence already."""
+        return [{}, *type(self.new()).finer_options[:1]]
+
     def ways(self, **options: Any) -> list[tuple[Any, bool]]:
         """The mechanism, bidirectional and, if it can be that, causal."""
         causalities = [False] if self.can.causality == "none" else [False, True]
@@ -73,6 +77,11 @@ class HeadsSuite(ModuleSuite):
         """Every short one, and those around the borders of blocks."""
         borders = [number * self.block + off for number in (1, 2) for off in (-1, 0, 1)] if self.block else []
         return sorted({n for n in (*range(18), *borders, longest) if self.can.min_length <= n <= longest})
+
+    @property
+    def short(self) -> int:
+        """A block and a part of one, for laws that look at each token."""
+        return max(17, self.block + 3, self.can.min_length + 1)
 
     def cuts(self) -> list[int]:
         """Places to cut a sequence of `length` at."""

@@ -1,6 +1,7 @@
 """Laws on padding."""
 
 import torch
+from torch import Tensor
 
 from plugformer.testing.comparing import applies_if, assert_close, noise
 from plugformer.testing.heads import HeadsSuite, gradients, way
@@ -24,6 +25,32 @@ class PaddingLaws(HeadsSuite):
                 where = f"{way(causal)}, {real} tokens padded to {self.length}"
                 assert_close(together[:1, :, :real], alone, what=where)
                 assert_close(together[1:], whole, what=f"{where}: the longer sequence beside them")
+
+    def test_padding_in_front_changes_nothing(self) -> None:
+        """However much of it, a part of a block too: as prompts of several lengths are padded."""
+        applies_if(self.can.key_padding, "declares that it can't honour padding")
+        real, fronts = self.short, torch.tensor([0, 1, 3, self.block + 5])
+        longest = real + int(fronts.max())
+        begun = torch.arange(longest) - fronts[:, None]
+        valid = (begun >= 0) & (begun < real)  # those with less in front have more behind
+        for options in self.grains():
+            for module, causal in self.ways(**options):
+                short = self.heads(real, batch=1)
+                alone = module(*short, self.mask(real, causal=causal))
+                padding = 10 * noise(1, self.num_heads, longest, self.head_dim, seed=2)
+                batch = [self._put(part, padding, fronts) for part in short]
+                batch[1] = batch[0] if self.can.shared_query_key else batch[1]
+                together = module(*batch, self.mask(longest, causal=causal, valid=valid))
+                for row, front in enumerate(fronts.tolist()):
+                    where = f"{way(causal)}, {real} tokens behind {front} of padding"
+                    assert_close(together[row : row + 1, :, front : front + real], alone, what=where)
+
+    def _put(self, part: Tensor, padding: Tensor, fronts: Tensor) -> Tensor:
+        """One sequence behind each of these numbers of padding tokens."""
+        rows, real = [], part.shape[2]
+        for front in fronts.tolist():
+            rows.append(torch.cat([padding[:, :, :front], part, padding[:, :, front + real :]], 2))
+        return torch.cat(rows)
 
     def test_padding_is_not_seen_wherever_it_stands(self) -> None:
         """In front and in the midst, what it is filled with changes nothing."""

@@ -52,6 +52,7 @@ class VisibilityLaws(HeadsSuite):
             "key_padding": ({"valid": torch.arange(self.length).expand(2, -1) < self.length // 2}, {}),
             "prefix": ({"causal": True, "prefix": torch.tensor([2, 3])}, {}),
             "segments": ({"segments": (torch.arange(self.length) > 5).long().expand(2, -1)}, {}),
+            "room": ({"causal": self.can.causality != "none", "start": torch.tensor(self.length // 2)}, {}),
             "additive_bias": ({}, {"bias": noise(2, self.num_heads, self.length, self.length)}),
         }
         undeclared = [part for part in asked if not getattr(self.can, part)]

@@ -10,7 +10,9 @@ from torchmetrics import MetricCollection
 
 from plugformer.interfaces import Attention, Batch, Optimizer, Schedule
 from plugformer.model import Model
+from plugformer.nn.depth import parameter_depths
 from plugformer.nn.parameters import group_parameters
+from plugformer.train.layer_rates import decay_by_layer
 
 
 class TrainingModule(pl.LightningModule):
@@ -19,14 +21,24 @@ class TrainingModule(pl.LightningModule):
         model: what is trained.
         optimizer: makes the torch optimiser.
         schedule: the factor of its learning rates over the steps.
+        layer_decay: what each layer's learning rate is of that of the one above it.
         record: what every checkpoint says of its origin, as plain values.
     """
 
-    def __init__(self, *, model: Model, optimizer: Optimizer, schedule: Schedule, record: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        *,
+        model: Model,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        record: dict[str, Any],
+        layer_decay: float = 1.0,
+    ) -> None:
         super().__init__()
         self.model = model
         self.optimizer = optimizer
         self.schedule = schedule
+        self.layer_decay = layer_decay
         self.record = record
         self.test_split = "test"
         self.val_metrics = MetricCollection(dict(model.task.metrics()))
@@ -41,8 +53,13 @@ class TrainingModule(pl.LightningModule):
     def training_step(self, batch: Batch) -> Tensor:
         output = self.model(batch)
         self.log("train/loss", output.loss, batch_size=output.weight, prog_bar=True)
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=output.weight)
+        self.log("train/lr", self._learning_rate(), batch_size=output.weight)
         return output.loss
+
+    def _learning_rate(self) -> float:
+        """Of the first group; where layers have their own, the highest."""
+        rates = [group["lr"] for group in self.trainer.optimizers[0].param_groups]
+        return rates[0] if self.layer_decay == 1 else max(rates)
 
     def on_train_batch_end(self, *_: Any) -> None:
         if self.trainer.global_step == self.trainer.max_steps:  # within an epoch Lightning would end unvalidated
@@ -92,6 +109,9 @@ class TrainingModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer.build(group_parameters(self.model))
+        if self.layer_decay != 1:
+            depths = parameter_depths(self.model.trunk, self.model.task)
+            optimizer = decay_by_layer(optimizer, depths, self.layer_decay)
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -12,9 +12,12 @@ from rich.table import Table
 from plugformer.config import Config
 from plugformer.interfaces import Sample, Split, Tokenizer
 from plugformer.model import Model
+from plugformer.nn.depth import parameter_depths
 from plugformer.nn.parameters import count_parameters
 from plugformer.registry import PARTS
 from plugformer.run_dir import RunDir, replacing
+from plugformer.settings import TrainerSettings
+from plugformer.weights.summary import modules_of
 
 console = Console(highlight=False)
 
@@ -34,6 +37,27 @@ def start(
     console.print(f"[dim]{parts}[/]")
     size = f"{count_parameters(model):,} parameters on {device.type}"
     console.print(f"{size} · {sizes} samples · grid {grid} · seed {config['seed']}")
+
+
+def rates(model: Model, settings: TrainerSettings) -> None:
+    """What isn't trained, and what is trained more slowly."""
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    if frozen:
+        count = sum(model.get_parameter(name).numel() for name in frozen)
+        say(f"frozen: {count:,} of {count_parameters(model):,} parameters: {modules_of(frozen)}")
+    if settings.layer_decay != 1:
+        depths = parameter_depths(model.trunk, model.task)
+        lowest = min(depth for parameter, depth in depths.items() if parameter.requires_grad)
+        top = max(depths.values())
+        where = f"block {lowest - 1}" if lowest else "the embedding"
+        if lowest < top:
+            say(f"learning rate of {where}: {settings.layer_decay ** (top - lowest):.3g} × that of the head")
+
+
+def say(*lines: str) -> None:
+    """As they are, however wide."""
+    for line in lines:
+        console.print(escape(line), soft_wrap=True)
 
 
 def end(summary: Mapping[str, float], run: RunDir) -> None:

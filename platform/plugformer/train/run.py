@@ -15,13 +15,16 @@ from plugformer.data.splits import SPLITS
 from plugformer.environment import record_environment
 from plugformer.interfaces import DataSource, Monitor, Sample, Split, Tokenizer
 from plugformer.model import Model
-from plugformer.nn.parameters import count_parameters
+from plugformer.nn.depth import freeze
+from plugformer.nn.parameters import count_parameters, weights_dtype
 from plugformer.registry import build
 from plugformer.run_dir import RunDir, plain, write_json
 from plugformer.settings import LoaderSettings, TrainerSettings
 from plugformer.train import report
 from plugformer.train.module import TrainingModule
 from plugformer.train.trainer import interruptible, make_trainer
+from plugformer.weights.beginning import Beginning
+from plugformer.weights.summary import match_lines
 
 
 @interruptible()
@@ -42,11 +45,14 @@ def train(config: Config) -> tuple[dict[str, float], Monitor]:
     batch_size = small_batch(loading.batch_size, settings.accumulate)
     callbacks = [build("callback", node) for node in config.get("callback", {}).values()]
     source: DataSource = build("data", config["data"])
-    tokenizer, _ = preview(config, source=source)
+    tokenizer, sketch = preview(config, source=source)
+    beginning = Beginning.of(config, source=source, tokenizer=tokenizer, model=sketch)
 
     source.verify()
     samples = {split: indexable(source.samples(split), config["data"]["name"]) for split in SPLITS}
     tokenizer.fit(samples["train"])
+    if beginning is not None:
+        beginning.check_tokenizer(tokenizer)
     run = RunDir.create(config["run_dir"])
     if settings.overfit_batches:
         count = min(settings.overfit_batches * loading.batch_size, len(samples["train"]))
@@ -57,7 +63,10 @@ def train(config: Config) -> tuple[dict[str, float], Monitor]:
     pl.seed_everything(config["seed"], verbose=False)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a tenth of a small step
     model = build_model(config, tokenizer=tokenizer, data=source.spec)
-    module = make_module(config, model)
+    begun = [] if beginning is None else begin(model, beginning, run, settings)
+    freeze(model.trunk, model.task, settings.freeze)
+    module = make_module(config, model, origin=None if beginning is None else beginning.origin)
+    del beginning  # it holds all its weights
     loader = partial(
         make_loader,
         tokenizer=tokenizer,
@@ -81,6 +90,8 @@ def train(config: Config) -> tuple[dict[str, float], Monitor]:
         batches_per_epoch=len(training),
     )
     report.start(config, samples=samples, model=model, tokenizer=tokenizer, device=trainer.strategy.root_device)
+    report.say(*begun)
+    report.rates(model, settings)
 
     started = time.perf_counter()
     trainer.fit(module, training, evaluation["val"])
@@ -101,15 +112,24 @@ def train(config: Config) -> tuple[dict[str, float], Monitor]:
     return summary, model.task.monitor
 
 
-def make_module(config: Config, model: Model) -> TrainingModule:
-    """A model with its optimiser and schedule."""
+def begin(model: Model, beginning: Beginning, run: RunDir, settings: TrainerSettings) -> list[str]:
+    """Give a new model the weights it begins from, and write down which; back come lines that say so."""
+    found = beginning.fill(model.to(weights_dtype(settings.precision)))
+    write_json(run.init_from, {**beginning.origin, **found.record()})
+    return match_lines(model, beginning.weights, found)
+
+
+def make_module(config: Config, model: Model, *, origin: Mapping[str, str] | None = None) -> TrainingModule:
+    """A model with its optimiser and schedule; `origin` says where its first weights are from."""
+    begun = {} if origin is None else {"init_from": origin}
     if config["trainer"]["compile"]:
         model.compile()
     return TrainingModule(
         model=model,
         optimizer=build("optimizer", config["optimizer"]),
         schedule=build("schedule", config["schedule"]),
-        record=plain({"version": __version__, "config": config, "plugins": provenance(config)}),
+        layer_decay=config["trainer"]["layer_decay"],
+        record=plain({"version": __version__, "config": config, "plugins": provenance(config), **begun}),
     )
 
 

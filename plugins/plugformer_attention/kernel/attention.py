@@ -24,6 +24,7 @@ from plugformer_attention.kernel.causal import (
     chunk_size,
     empty_state,
     forward_chunk,
+    forward_token,
 )
 from plugformer_attention.kernel.kernels import Kernel, chunks, divide, pieces
 from plugformer_attention.precision import precise, without_autocast
@@ -102,17 +103,32 @@ def advance(
 
     The state is `[batch, heads, ...]`, so that samples can be selected from it.
     """
-    outs, rows = [], q.shape[:2]
     with without_autocast(q.device):
-        kernel = kernel.for_(precise(q.dtype))
         now = empty_state(q, kernel) if state is None else KernelState(*(part.flatten(0, 1) for part in state))
-        keys = Keys.of(q, log_weight, valid, None)
-        for start, stop in chunks(q.shape[2], chunk_size(q)):
-            parts = pieces(q, k, v, start, stop)
-            sums, _, now = forward_chunk(*parts, keys, now, kernel, start, stop)
-            outs.append(divide(sums, kernel)[0])
-    out = torch.cat(outs, 1).unflatten(0, rows).to(q.dtype)
-    return out, KernelState(*(part.unflatten(0, rows) for part in now))
+        go_on = _one if q.shape[2] == 1 else _several
+        out, now = go_on(q, k, v, now, valid, kernel, log_weight)
+    rows = q.shape[:2]
+    out = out.view(*rows, *out.shape[1:]).to(q.dtype)
+    return out, KernelState(*(part.view(*rows, *part.shape[1:]) for part in now))
+
+
+def _several(
+    q: Tensor, k: Tensor, v: Tensor, state: KernelState, valid: Tensor | None, kernel: Kernel, log_weight: Tensor | None
+) -> tuple[Tensor, KernelState]:
+    outs, kernel, keys = [], kernel.for_(state.sums.dtype), Keys.of(q, log_weight, valid, None)
+    for start, stop in chunks(q.shape[2], chunk_size(q)):
+        sums, _, state = forward_chunk(*pieces(q, k, v, start, stop), keys, state, kernel, start, stop)
+        outs.append(divide(sums, kernel)[0])
+    return torch.cat(outs, 1), state
+
+
+def _one(
+    q: Tensor, k: Tensor, v: Tensor, state: KernelState, valid: Tensor | None, kernel: Kernel, log_weight: Tensor | None
+) -> tuple[Tensor, KernelState]:
+    hidden = None if valid is None else ~valid.expand(len(q), -1).repeat_interleave(q.shape[1], 0)
+    log_weight = None if log_weight is None else log_weight.flatten(0, 1)
+    sums, state = forward_token(*pieces(q, k, v, 0, 1), log_weight, hidden, state, kernel)
+    return divide(sums, kernel)[0], state
 
 
 def _with_segments_in_one_piece(mask: Mask) -> Mask:

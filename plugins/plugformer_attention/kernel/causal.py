@@ -165,6 +165,28 @@ def forward_chunk(
     return sums, weights.seen, _state_after(state, fk, values, weights)
 
 
+def forward_token(
+    q: Tensor, k: Tensor, v: Tensor, log_weight: Tensor | None, hidden: Tensor | None, state: KernelState,
+    kernel: Kernel,
+) -> tuple[Tensor, KernelState]:  # fmt: skip
+    """The same of one token `[rows, 1, head_dim]`, which sees what the state after it holds, and so needs no square.
+
+    Args:
+        log_weight, hidden: `[rows, 1]`, of its key.
+        kernel: for inputs that are not multiplied by the root of τ.
+    """
+    features, scale = kernel.features_of_few(torch.cat([q, k], 1))
+    scale, before = scale[:, 1:], state.reference
+    if log_weight is not None:
+        before = (before - log_weight).to(scale.dtype)
+    if hidden is not None:
+        scale = scale.masked_fill(hidden, float("-inf"))
+    after = torch.maximum(scale, before).clamp_min_(LOWEST)
+    values = with_ones(v).mul_((scale - after).exp_().unsqueeze(-1))
+    sums = (state.sums * (before - after).exp_().unsqueeze(-1)).baddbmm_(features[:, 1:].mT, values)
+    return torch.bmm(features[:, :1], sums), KernelState(sums, after if log_weight is None else after + log_weight)
+
+
 def _state_after(state: KernelState, fk: Tensor, values: Tensor, weights: Weights) -> KernelState:
     new = (state.sums * weights.kept).baddbmm_(fk.mT, values * weights.added)
     return KernelState(new, weights.after)

@@ -40,6 +40,10 @@ class Kernel(NamedTuple):
     def features_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.map.features(x, self.projection, self.temperature)
 
+    def features_of_few(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same as `for_` and `features_of`, for fewer tokens than there are directions to multiply by the root."""
+        return self.map.features(x * self.temperature**0.5, self.projection.to(x.dtype), 1.0)
+
 
 def piece(x: Tensor, start: int, stop: int) -> Tensor:
     """Some tokens of `[batch, heads, length, head_dim]` as `[batch · heads, tokens, head_dim]`, dense and in the

@@ -96,7 +96,7 @@ def sort_slots(group: Int[Tensor, "rounds batch heads length"], window: Window, 
     )
 
 
-def ranks(group: Int[Tensor, "rounds batch heads length"]) -> Int[Tensor, "rounds batch heads length"]:
+def ranks(group: Int[Tensor, "*rows length"]) -> Int[Tensor, "*rows length"]:
     """How many tokens of its group stand before each."""
     of_group, place = group.flatten().sort(stable=True)
     rank = torch.arange(len(place), device=place.device) - _starts(of_group)

@@ -57,8 +57,6 @@ def block_mask(pattern: BlockPattern, q: Tensor, k: Tensor) -> BlockMask:
     if pattern.segments is not None:
         whole = torch.zeros_like(whole)
 
-    shift = pattern.first * size
-
     def visible(sample: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         """Whether a place of the query blocks sees a place of a key block that its block visits."""
         from_block, to_block = query // size, key // size
@@ -67,11 +65,11 @@ def block_mask(pattern: BlockPattern, q: Tensor, k: Tensor) -> BlockMask:
         oversees = overseer[sample, from_block]
         allowed = allowed | oversees
         if pattern.causal:
-            allowed = allowed & (~oversees | (key <= query + shift))
+            allowed = allowed & (~oversees | (key <= query))
         if pattern.occupied is not None:
             allowed = allowed & pattern.occupied[sample if len(pattern.occupied) > 1 else 0, key]
         if pattern.segments is not None:
-            allowed = allowed & (pattern.segments[sample, query + shift] == pattern.segments[sample, key])
+            allowed = allowed & (pattern.segments[sample, query] == pattern.segments[sample, key])
         return allowed
 
     partly = _ordered(visits & ~whole)

@@ -25,7 +25,6 @@ class BlockPattern:
         occupied: bool `[batch or 1, keys]`, the places that hold a token; None if all do.
         segments: int `[batch, keys]`, a query sees keys of its own segment only.
         causal: whether overseers see only what is not behind them; for the others `within` and `sees` say it.
-        first: number of the first query block; they go on to the last key block.
     """
 
     block_size: int
@@ -35,7 +34,6 @@ class BlockPattern:
     occupied: Bool[Tensor, "#batch keys"] | None = None
     segments: Int[Tensor, "batch keys"] | None = None
     causal: bool = False
-    first: int = 0
 
     def behind_leads(self, lead_blocks: int) -> BlockPattern:
         """The same with so many more blocks in front, which see all and are seen by all."""
@@ -53,10 +51,6 @@ class BlockPattern:
             others = torch.where(self.overseers < 0, -1, self.overseers + lead_blocks)
             overseers = torch.cat([lead.expand(len(others), -1), others], dim=1)
         return replace(self, sees=torch.cat([own, sees], dim=2), within=within, overseers=overseers)
-
-    def since(self, first: int) -> BlockPattern:
-        """Of the query blocks from `first` on, of a causal pattern whose overseers are all before them."""
-        return replace(self, sees=self.sees[:, :, first:], first=first, overseers=None)
 
 
 def own_block_causal(block_size: int, seen: int, device: torch.device) -> Bool[Tensor, "block_size places"]:

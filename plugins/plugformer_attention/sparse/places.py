@@ -52,14 +52,6 @@ class Blocks(ABC):
     def occupied(self, valid: Bool[Tensor, "batch length"] | None) -> Bool[Tensor, "#batch places"] | None:
         """The places that hold a token; None if all do."""
 
-    def first_block(self, token: int) -> int:
-        """The first block that holds this token or one behind it."""
-        return 0
-
-    def first_token(self, block: int) -> int:
-        assert block == 0
-        return 0
-
     def inside(self, device: torch.device) -> Int[Tensor, "block_size axes"]:
         """Coordinates of each place in its block; places that no token can have lie out of reach of all."""
         inside = self.tile.coordinates().to(device)
@@ -131,12 +123,6 @@ class Runs(Blocks):
         front = self.lead_blocks * self.block_size
         return ((place < self.leading) | ((place >= front) & (place < front + self.length - self.leading)))[None]
 
-    def first_block(self, token: int) -> int:
-        return 0 if token < self.leading else self.lead_blocks + (token - self.leading) // self.block_size
-
-    def first_token(self, block: int) -> int:
-        return 0 if block < self.lead_blocks else self.leading + (block - self.lead_blocks) * self.block_size
-
 
 @dataclass(frozen=True)
 class Tiles(Blocks):
@@ -192,10 +178,10 @@ class Tiles(Blocks):
         return cls(length, block_size, lead_blocks, lattice, tile, to_place, to_token)
 
     def spread(self, x: Tensor, dim: int) -> Tensor:
-        return _pick(x, dim, self.to_token.clamp(max=self.length - 1))
+        return pick(x, dim, self.to_token.clamp(max=self.length - 1))
 
     def collect(self, x: Tensor, dim: int) -> Tensor:
-        return _pick(x, dim, self.to_place.clamp(max=self.places - 1))
+        return pick(x, dim, self.to_place.clamp(max=self.places - 1))
 
     def occupied(self, valid: Bool[Tensor, "batch length"] | None) -> Bool[Tensor, "#batch places"] | None:
         return self.to_token < self.length
@@ -206,12 +192,21 @@ def blocks_of(mask: Mask, length: int, block_size: int, *, shorten: bool = False
 
     With `shorten`, blocks have no more places than are needed where a sequence doesn't fill one.
     """
+    leading = leading_of(mask, length)
+    if leading is not None:
+        return Runs.of(length, block_size, leading, shorten=shorten)
+    assert mask.layout is not None
+    return Tiles.of(mask.layout, mask.valid, block_size, shorten=shorten)
+
+
+def leading_of(mask: Mask, length: int) -> int | None:
+    """How many tokens at the front lie on no grid; None where tokens stand in tiles."""
     layout = mask.layout
     if layout is None:
-        return Runs.of(length, block_size, 0, shorten=shorten)
+        return 0
     if mask.causal or len(layout.grids) != 1 or len(layout.grids[0].shape) < 2:
-        return Runs.of(length, block_size, min(layout.leading, length), shorten=shorten)
-    return Tiles.of(layout, mask.valid, block_size, shorten=shorten)
+        return min(layout.leading, length)
+    return None
 
 
 def tile_of(grid: Grid, block_size: int) -> Grid:
@@ -234,7 +229,7 @@ def pad(x: Tensor, dim: int, before: int, after: int) -> Tensor:
     return F.pad(x, (0, 0) * (x.dim() - 1 - dim) + (before, after))
 
 
-def _pick(x: Tensor, dim: int, index: Int[Tensor, "#batch picked"]) -> Tensor:
+def pick(x: Tensor, dim: int, index: Int[Tensor, "#batch picked"]) -> Tensor:
     """`x [batch, ...]` at `index` along axis `dim`."""
     if index.shape[0] == 1:
         return x.index_select(dim, index[0])

@@ -149,8 +149,11 @@ def _sequence(mask: Mask, keys: int, sample: int) -> Sequence:
     layout = mask.layout
     if layout is None or mask.causal or len(layout.grids) > 1 or len(layout.grids[0].shape) < 2:
         leading = 0 if layout is None else layout.leading
-        places: list[Place | None] = [None if token < leading else (token - leading,) for token in range(keys)]
-        return Sequence(places, real, Grid(("position",), (max(1, keys - leading),)), mask.causal)
+        # Counted from the first real token, round to the padding before it.
+        rest = max(1, keys - leading)
+        begin = next((token for token in real if token >= leading), leading)
+        places: list[Place | None] = [None if token < leading else ((token - begin) % rest,) for token in range(keys)]
+        return Sequence(places, real, Grid(("position",), (rest,)), mask.causal)
     row = sample if len(layout.coordinates) > 1 else 0
     index, coordinates = layout.grid_index[row].tolist(), layout.coordinates[row].tolist()
     places = [tuple(place) if number == 0 else None for number, place in zip(index, coordinates, strict=True)]

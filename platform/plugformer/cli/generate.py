@@ -1,0 +1,178 @@
+"""`plugformer generate RUN_DIR [prompt=…] [KEY=VALUE …]`: how a run's model goes on with prompts."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plugformer.cli.compose import parse, register_files
+from plugformer.errors import UserError, unknown
+from plugformer.options import check_options, plain_default, short
+from plugformer.settings import GenerateSettings
+from plugformer.signatures import read_class
+
+if TYPE_CHECKING:
+    from plugformer.generate import Generated
+
+HELP = """usage: plugformer generate RUN_DIR [prompt=TEXT] [KEY=VALUE ...]
+
+Goes on with prompts, token by token. Of one text, the prompt and what follows it are printed as they come; of several,
+each with a line above it that says which it is and how it ended.
+
+  plugformer generate runs/gpt prompt='import os'
+  plugformer generate runs/gpt prompt='def ' temperature=0.8 top_p=0.95 num_samples=3
+  plugformer generate runs/gpt prompts=prompts.txt num_beams=4 json=true
+  plugformer generate runs/gpt prompt=- stop=$'\\n\\n' draft=runs/small < beginning.py
+
+A text is taken as it stands behind the equals sign; a list is written [one,'another, with a comma'].
+
+  RUN_DIR               a folder that `plugformer train` made
+  plugins=[FILE]        plugin files that the run was trained with: files are never run unless named here
+"""
+TEXTS = ("prompt", "stop")
+
+
+def main(argv: list[str]) -> int:
+    if not argv or "-h" in argv or "--help" in argv:
+        print(HELP + _options_help())
+        return 0 if argv else 2
+    path, *texts = argv
+    settings = read(texts)
+    prompts = read_prompts(settings)
+    several = len(prompts) * settings.num_samples > 1
+    if several and settings.stream:
+        raise UserError("stream=true: several texts would come mixed. Leave it out, or ask for one.")
+    can_stream = not several and not settings.json and settings.num_beams == 1
+    streams = settings.stream if settings.stream is not None else can_stream and sys.stdout.isatty()
+
+    from plugformer.generate import generate  # heavy: torch
+
+    made = generate(path, prompts, settings, emit=_show if streams else None)
+    if streams:
+        _show(prompts[0])
+    for text in made:
+        if streams:
+            _show("\n")
+        elif settings.json:
+            print(json.dumps(_record(text), ensure_ascii=False), flush=True)
+        else:
+            _print(text, _heading(text, settings, len(prompts)) if several else "")
+        if text.proposed is not None:
+            print(f"draft: {text.accepted} of {text.proposed} proposed tokens accepted", file=sys.stderr)
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------- what is asked
+
+
+def read(overrides: Sequence[str]) -> GenerateSettings:
+    """
+    Raises:
+        UserError: anything that is wrong with them, with the nearest names.
+    """
+    signature = read_class(GenerateSettings)
+    known = [*signature.parameters, "plugins"]
+    values: dict[str, Any] = {}
+    for text in overrides:
+        key = text.partition("=")[0]
+        if "=" in text and key not in known:
+            raise unknown(f"{key}: no such option of plugformer generate", key, known, "Its options")
+        if key in values:
+            raise UserError(f"{text}: {key} is set already.")
+        values[key] = _value(text)
+    values.pop("plugins", None)
+    return GenerateSettings(**check_options(signature, values, "", "plugformer generate"))
+
+
+def _value(text: str) -> Any:
+    """Of KEY=VALUE: a text as it stands, all else in the notation of all commands."""
+    key, equals, value = text.partition("=")
+    is_text = key in TEXTS and bool(equals)
+    if is_text and not value.startswith("[") and value != "null":
+        return value
+    try:
+        (override,) = parse([text])
+    except UserError as error:
+        more = f"\n  A text that begins with a bracket is written {key}=['[...']." if is_text else ""
+        raise UserError(f"{error}{more}") from None
+    if override.is_sweep_override():
+        raise UserError(f"{text}: several values, and one was expected.")
+    register_files([override])
+    return override.value()
+
+
+def read_prompts(settings: GenerateSettings) -> list[str]:
+    """
+    Raises:
+        UserError: there are none, or their file can't be read.
+    """
+    if settings.prompts is not None:
+        return _read_file(settings.prompts)
+    if settings.prompt == []:
+        raise UserError("prompt=[]: an empty list. To begin with nothing, leave prompt out.")
+    prompts = [settings.prompt] if isinstance(settings.prompt, str) else settings.prompt or [""]
+    return [sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt for prompt in prompts]
+
+
+def _read_file(path: Path) -> list[str]:
+    try:
+        content = sys.stdin.read() if str(path) == "-" else path.expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"not UTF-8: {error.reason}"
+        raise UserError(f"prompts={path}: can't be read ({reason}).") from None
+    lines = content.removesuffix("\n").split("\n") if content else []
+    if path.suffix == ".jsonl":
+        lines = [_prompt_of(line, f"prompts={path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not lines:
+        raise UserError(f"prompts={path}: there are none in it.")
+    return lines
+
+
+def _prompt_of(line: str, where: str) -> str:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON ({error}).") from None
+    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+        raise UserError(f'{where}: expected an object with a text under "prompt", as in {{"prompt": "import os"}}.')
+    return row["prompt"]
+
+
+# ---------------------------------------------------------------------------------------------- what is shown
+
+
+def _options_help() -> str:
+    lines = []
+    for option in read_class(GenerateSettings).parameters.values():
+        default = plain_default(option.default)
+        shown = "" if default is None else f"; default {str(default).lower() if default is not False else 'false'}"
+        head = f"  {option.name:<21} "
+        text = f"{option.help[:1].upper()}{option.help[1:]} [{short(option.type)}{shown}]"
+        lines.append(textwrap.fill(text, 110, initial_indent=head, subsequent_indent=" " * len(head)))
+    return "\n".join(lines)
+
+
+def _show(piece: str) -> None:
+    print(piece, end="", flush=True)
+
+
+def _print(text: Generated, heading: str) -> None:
+    if heading:
+        print(f"== {heading}: {len(text.continuation.ids)} tokens, {text.continuation.ended}")
+    print(f"{text.prompt}{text.text}", flush=True)
+
+
+def _heading(text: Generated, settings: GenerateSettings, num_prompts: int) -> str:
+    prompt = f"prompt {text.number + 1}" if num_prompts > 1 else ""
+    sample = f"sample {text.sample + 1}" if settings.num_samples > 1 else ""
+    return ", ".join(filter(None, [prompt, sample]))
+
+
+def _record(text: Generated) -> dict[str, Any]:
+    its = text.continuation
+    record = {"prompt": text.prompt, "text": text.text, "tokens": its.ids, "score": its.score, "ended": its.ended}
+    return record if text.proposed is None else {**record, "proposed": text.proposed, "accepted": text.accepted}

@@ -1,0 +1,117 @@
+"""A run whose model can go on with sequences: loaded, and put where it is to work."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from plugformer.assemble import load_config, load_run
+from plugformer.compatibility import plugins_that
+from plugformer.config import Config
+from plugformer.decode.session import CacheKind, mechanisms
+from plugformer.errors import UserError
+from plugformer.interfaces import Attention, Task, Tokenizer
+from plugformer.model import Model
+from plugformer.prompts import count_places
+from plugformer.registry import find
+from plugformer.run_dir import RunDir
+from plugformer.settings import GenerateSettings
+
+PRECISIONS = {"16": torch.float16, "bf16": torch.bfloat16, "32": torch.float32, "64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Generating:
+    """
+    Attributes:
+        run: its directory.
+        config: its composition.
+        tokenizer, model: as they were trained.
+        places: tokens that a sequence can have; None where positions go on without end.
+        cache: what is remembered between tokens.
+    """
+
+    run: RunDir
+    config: Config
+    tokenizer: Tokenizer
+    model: Model
+    places: int | None
+    cache: CacheKind
+
+    def name(self, kind: str) -> str:
+        """A part of its composition, as in `attention=full`."""
+        return f"{kind}={self.config[kind]['name']}"
+
+
+def load_generating(path: str | Path, settings: GenerateSettings) -> Generating:
+    """
+    Raises:
+        UserError: not a run directory, a task that generates nothing, a device that isn't there, or a cache that a
+            mechanism can't work with.
+    """
+    device = find_device(settings.accelerator)
+    config = load_config(path)
+    task = config["task"]["name"]
+    kind_of_task: type[Task] = find("task", task).load()
+    if not kind_of_task.generates:
+        able = ", ".join(f"task={name}" for name in plugins_that("task", lambda cls: cls.generates))
+        raise UserError(f"{path}: task={task} can't go on with a sequence.\n  A run of one of these could: {able}")
+    tokenizer, model = load_run(path, config, checkpoint=settings.checkpoint)
+    dtype = None if settings.precision is None else PRECISIONS[settings.precision.removesuffix("-true")]
+    cache = _choose_cache(settings, model, config)
+    places = count_places(model, tokenizer)
+    return Generating(RunDir(path), config, tokenizer, model.to(device, dtype), places, cache)
+
+
+def find_device(accelerator: str) -> torch.device:
+    """
+    Raises:
+        UserError: there is none here.
+    """
+    there = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if accelerator == "auto":
+        chosen = next(name for name, is_there in there.items() if is_there)
+    elif there[accelerator]:
+        chosen = accelerator
+    else:
+        raise UserError(f"accelerator={accelerator}: torch sees none here. Leave it out, or set accelerator=cpu.")
+    return torch.device("cuda" if chosen == "gpu" else chosen)
+
+
+def _choose_cache(settings: GenerateSettings, model: Model, config: Config) -> CacheKind:
+    """
+    Raises:
+        UserError: the one that is asked for can't be.
+    """
+    attention, cache = f"attention={config['attention']['name']}", settings.cache
+    prefixed = model.trunk.backbone.direction == "prefix"
+    steps = all(_steps(mechanism, prefixed) for mechanism in mechanisms(model))
+    keeps_room = all(_keeps_room(mechanism) for mechanism in mechanisms(model))
+    if settings.compile and cache in ("growing", "none"):
+        raise UserError(f"compile=true: needs steps of one shape, and cache={cache} has none. Set cache=fixed.")
+    wanted = cache if cache != "auto" else "fixed" if settings.compile else "growing"
+    if wanted == "none" or (steps and (wanted == "growing" or keeps_room)):
+        return wanted
+    if cache == "auto" and not settings.compile:
+        warnings.warn(
+            f"{attention} can't go on token by token in this run: each token reads all before it anew, which is slow.",
+            stacklevel=4,
+        )
+        return "none"
+    asked = "compile=true" if cache == "auto" else f"cache={cache}"
+    if not steps:
+        raise UserError(f"{asked}: {attention} can't go on token by token in this run. Set cache=none, compile=false.")
+    raise UserError(
+        f"{asked}: {attention} can't work in memory of a fixed size, with room for later tokens.\n"
+        "  Set cache=growing, compile=false."
+    )
+
+
+def _steps(mechanism: Attention, prefixed: bool) -> bool:
+    """Whether it can go on token by token; a state of its own knows of no prefix."""
+    return mechanism.capabilities.decoding == "cache" or (mechanism.capabilities.decoding == "state" and not prefixed)
+
+
+def _keeps_room(mechanism: Attention) -> bool:
+    return mechanism.capabilities.room or mechanism.capabilities.decoding == "state"

@@ -1,0 +1,149 @@
+"""How the composition that weights were trained in differs from a run's, and what would make them one."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from plugformer.config import Config
+from plugformer.errors import UserError
+from plugformer.registry import find, offers
+from plugformer.run_dir import plain
+from plugformer.weights.source import Weights
+
+OF_MODEL = ("backbone", "block", "attention", "position", "norm", "feed_forward")
+# Options that change how a model is trained or begins, and not what it computes once it is trained.
+OF_TRAINING = frozenset({"dropout", "embedding_dropout", "drop_path", "init", "residual_init"})
+
+
+class Difference(NamedTuple):
+    """One choice or option; `option` is `name` where the plugins differ."""
+
+    kind: str
+    option: str
+    theirs: Any
+    ours: Any
+
+    @property
+    def trained(self) -> bool:
+        """Whether it gives a tokenizer what another one has learned."""
+        return self.kind == "tokenizer" and self.option in ("from_run", "file") and self.theirs is not None
+
+    @property
+    def decides_tokens(self) -> bool:
+        """Whether without it no trained tokenizer can be taken."""
+        return self.trained or self.option == "name" or self.theirs is None
+
+    def said(self, value: Any) -> str:
+        """As on the command line."""
+        return override(self.kind if self.option == "name" else f"{self.kind}.{self.option}", value)
+
+
+def differences(weights: Weights, config: Config) -> list[Difference]:
+    """Of the parts of the model; what only matters in training left out, as is what the weights don't speak of."""
+    return [each for kind in OF_MODEL for each in _of_kind(kind, weights, config)]
+
+
+def _of_kind(kind: str, weights: Weights, config: Config) -> Iterator[Difference]:
+    theirs, ours = plain(weights.composition.get(kind, {})), plain(config[kind])
+    if theirs.get("name", ours["name"]) != ours["name"]:
+        yield Difference(kind, "name", theirs["name"], ours["name"])
+        return
+    for option, value in theirs.items():
+        if option in ours and value != ours[option] and option not in OF_TRAINING:
+            yield Difference(kind, option, value, ours[option])
+
+
+def overrides(weights: Weights, config: Config) -> list[Difference]:
+    """What would make the composition that of the weights: as `differences`, with the options of other plugins."""
+    needed = []
+    for found in differences(weights, config):
+        needed.append(found)
+        if found.option == "name":
+            default = _defaults(found.kind, found.theirs)
+            for option, value in plain(weights.composition[found.kind]).items():
+                if option != "name" and option not in OF_TRAINING and default.get(option, ...) != value:
+                    needed.append(Difference(found.kind, option, value, None))
+    return needed
+
+
+def tokenizer_overrides(weights: Weights, config: Config, name: str | None = None) -> list[Difference]:
+    """What would give the run the tokenizer that the weights were trained with, as far as its options can say that.
+
+    Args:
+        weights: which.
+        config: of the run.
+        name: the plugin to take where the weights don't say which; by default the run's.
+    """
+    theirs, ours = plain(weights.composition.get("tokenizer", {})), plain(config["tokenizer"])
+    name = theirs.get("name", name or ours["name"])
+    default = _defaults("tokenizer", name)
+    found = [] if name == ours["name"] else [Difference("tokenizer", "name", name, ours["name"])]
+    trained = _trained(weights, default)
+    if trained is not None:
+        option, path = trained
+        now = ours if name == ours["name"] else {}
+        # What an option leaves open by default, a trained tokenizer has decided.
+        decided = [each for each, value in now.items() if value is not None and default.get(each, ...) is None]
+        found += [Difference("tokenizer", each, None, now[each]) for each in decided if each != option]
+        if now.get(option) != path:
+            found.append(Difference("tokenizer", option, path, now.get(option)))
+    settled = {each.option for each in found} | {each for each, value in default.items() if value is None and trained}
+    for option, value in theirs.items():
+        if option in default and option not in settled and option != "name":
+            now = ours.get(option) if name == ours["name"] else default[option]
+            if now != value:
+                found.append(Difference("tokenizer", option, value, now))
+    if not theirs and "max_length" in default:  # as many places as the weights have positions
+        lengths = {len(tensor) for place, tensor in weights.tensors.items() if ".position." in place and tensor.dim()}
+        found += [Difference("tokenizer", "max_length", length, ours.get("max_length")) for length in lengths]
+    return found
+
+
+def tokenizers_to_try(weights: Weights, config: Config) -> list[str]:
+    """Names of plugins that the weights' tokenizer could be of, the likeliest first."""
+    if "tokenizer" in weights.composition:
+        return [str(weights.composition["tokenizer"]["name"])]
+    own = config["tokenizer"]["name"]
+    return [own, *(name for name in offers("tokenizer") if name != own and "file" in _defaults("tokenizer", name))]
+
+
+def _trained(weights: Weights, options: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The option that takes a trained tokenizer, and its value."""
+    folder = weights.tokenizer
+    if folder is not None and "from_run" in options and (folder.parent / "config.yaml").is_file():
+        return "from_run", str(folder.parent)
+    if folder is not None and "file" in options and (folder / "tokenizer.json").is_file():
+        return "file", str(folder / "tokenizer.json")
+    return None
+
+
+def _defaults(kind: str, name: str) -> Mapping[str, Any]:
+    try:
+        return dict(plain(find(kind, name).options))
+    except UserError:  # not installed here
+        return {}
+
+
+def applied(config: Config, changes: Sequence[Difference]) -> Config:
+    """The composition with these overrides."""
+    changed = {key: dict(node) if isinstance(node, dict) else node for key, node in config.items()}
+    for each in changes:
+        if each.option == "name":
+            changed[each.kind] = {"name": each.theirs}
+        else:
+            changed[each.kind][each.option] = each.theirs
+    return changed
+
+
+def line(changes: Sequence[Difference]) -> str:
+    return " ".join(each.said(each.theirs) for each in changes)
+
+
+def override(key: str, value: Any) -> str:
+    """`key=value` as one writes it in a shell."""
+    if not isinstance(value, str):
+        text = f"{key}={json.dumps(value, separators=(',', ':'), ensure_ascii=False)}"
+        return text if re.fullmatch(r"[\w.=/+-]+", text) else f"'{text}'"
+    plainly = re.fullmatch(r"[\w./+-]+", value)
+    return f"{key}={value}" if plainly else f"'{key}=\"{value}\"'"
