@@ -215,12 +215,12 @@ def compiled(sizes: argparse.Namespace) -> Iterator[Result]:
 
 def cached(sizes: argparse.Namespace) -> Iterator[Result]:
     """A step at 512 tokens."""
-    model, ids, new = our_model(*LLAMA_LIKE), prompts(1, 504), 8
+    model, ids = our_model(*LLAMA_LIKE), prompts(1, 504)
     calls: dict[str, Make] = {
         "growing": lambda new: decode(model, ids, new),
         "none": lambda new: decode(model, ids, new, cache="none"),
     }
-    seconds = a_token(calls, new=new, rounds=sizes.rounds)
+    seconds = a_token(calls, new=8, rounds=sizes.rounds)
     yield faster("6 × 384 at 512 tokens, cached", "without a cache", 8.0, seconds)
 
 
@@ -301,14 +301,26 @@ def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     usual = [name for name in ROWS if name != "compiled"]
     parser.add_argument("--only", nargs="+", choices=ROWS, default=usual, metavar="ROWS", help=", ".join(ROWS))
-    for name, default in {"new": 64, "rounds": 3, "draft-tokens": 4}.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
+    sizes = {
+        "new": (64, 2, "tokens that are made, 2 or more; `cached` and `constant` have numbers of their own"),
+        "rounds": (3, 1, "times that each takes its turn"),
+        "draft-tokens": (4, 1, "that a draft proposes at a time, for `speculative`"),
+    }
+    for name, (default, _, told) in sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{told}; default {default}")
     parser.add_argument("--model", type=Path, help="a run directory, for `speculative`")
     parser.add_argument("--draft", type=Path, help="that of a smaller run of the same tokenizer")
     parser.add_argument("--json", type=Path, help="a file to write everything to")
     chosen = parser.parse_args()
+    for name, (_, least, _) in sizes.items():
+        if getattr(chosen, name.replace("-", "_")) < least:
+            parser.error(f"--{name}: must be at least {least}")
     if (chosen.model is None) != (chosen.draft is None):
         parser.error("--model and --draft go together")
+    if chosen.model is not None and "speculative" not in chosen.only:
+        parser.error("--model and --draft are for `speculative`, which is not among --only")
+    if chosen.json is not None and not chosen.json.absolute().parent.is_dir():
+        parser.error(f"--json: there is no folder {chosen.json.absolute().parent}")
     return chosen
 
 

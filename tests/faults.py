@@ -223,6 +223,14 @@ class StopsAtItsLongest(LinearSteps):
         return out, (after if length < self.max_length else sums, length + q.shape[2])
 
 
+class RefusesOnlyTheWhole(LinearSteps):
+    """A sequence longer than it was made for is refused, and its steps are not."""
+
+    def forward(self, q, k, v, mask):
+        assert q.shape[2] <= self.max_length, "too long"
+        return super().forward(q, k, v, mask)
+
+
 class SumsTheWrongAxis(Linear):
     """The cumulative sum runs over features and not over tokens, as in xFormers' causal FAVOR."""
 

@@ -15,6 +15,7 @@ from plugformer.assemble import build_model
 from plugformer.cli.compose import compose
 from plugformer.decode.session import Session
 from plugformer.errors import UserError
+from plugformer.interfaces import Grid, Layout
 from plugformer.nn.cache import Row
 from plugformer.nn.full_attention import Full
 from plugformer.registry import offers
@@ -134,6 +135,13 @@ def test_a_state_takes_nothing_back(cache):
         session.drop(1)
 
 
+def test_a_bias_is_that_of_the_queries_even_where_those_before_are_gone():
+    alibi, keys = build("position", {"name": "alibi"}, num_heads=2), Layout.of(Grid(("position",), (64,)))
+    for length in range(1, 65):
+        bias = alibi.bias(keys.last(length), keys)
+        assert torch.equal(bias[0, :, :, -1] == 0, (torch.arange(length) == length - 1).expand(2, -1))
+
+
 # ---------------------------------------------------------------------------------------------- memory
 
 
@@ -156,6 +164,16 @@ def test_a_row_is_moved_ever_more_seldom():
     row = Row(0)
     places = [row.extend(torch.ones(1)).data_ptr() for _ in range(1000)]
     assert sum(a != b for a, b in pairwise(places)) <= 10  # once a doubling
+
+
+def test_rows_that_are_chosen_keep_their_room():
+    row, values, chosen = Row(1, room=5), torch.randn(3, 8, 2), torch.tensor([2, 0, 2, 1])
+    row.extend(values[:, :3])
+    row.select(chosen)
+    place = row.extend(values[chosen, 3:4]).data_ptr()
+    whole = row.extend(values[chosen, 4:])
+    assert torch.equal(whole, values[chosen])
+    assert whole.data_ptr() == place
 
 
 @pytest.mark.parametrize("cache", ["growing", "fixed"])

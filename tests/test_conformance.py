@@ -102,6 +102,7 @@ HEADS = torch.zeros(2, 1, 4, 8)
         ("key_padding", Mask(valid=torch.ones(2, 4, dtype=torch.bool)), HEADS, None),
         ("prefix", Mask(prefix=torch.tensor([1, 2])), HEADS, None),
         ("segments", Mask(segments=torch.zeros(2, 4, dtype=torch.long)), HEADS, None),
+        ("room", Mask(start=torch.tensor(2)), HEADS, None),
         ("additive_bias", Mask(), HEADS, torch.zeros(2, 1, 4, 4)),
         ("cross_attention", Mask(), HEADS[:, :, :3], None),
         ("cross_attention", Mask(), HEADS.repeat(1, 1, 2, 1), None),

@@ -248,6 +248,10 @@ def is_a_file(folder: Path) -> Sequence[str]:
         (lambda folder: ["checkpoint=last"], "last.ckpt: no such checkpoint; there is best"),
         (lambda folder: ["chekpoint=last"], "chekpoint: no such option of export. Did you mean checkpoint?"),
         (lambda folder: ["trainer.max_epochs=1"], "trainer.max_epochs: no such option of export"),
+        (lambda folder: ["checkpoint=../checkpoints/best"], "expected one of best, last"),
+        (lambda folder: [f"to={folder / 'other'}"], "to is set already"),
+        (lambda folder: ["family=llama,gpt2"], "family=llama,gpt2: several values, and one was expected"),
+        (lambda folder: ["+family=llama"], "+family: no such option of export. Did you mean family?"),
         (lambda folder: ["last"], "last: not an override"),
     ],
 )

@@ -211,6 +211,7 @@ def test_rotary_options_as_they_once_were():
             "rope_type=yarn: ours can be default or linear",
         ),
         ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2}}, "rope_type=dynamic"),
+        ("llama", {"rope_scaling": {"type": "linear"}}, "rope_type=linear: the factor is missing"),
         ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
         ("llama", {"head_dim": 5}, "head_dim=5: ours is always hidden_size / num_attention_heads, here 2"),
         ("llama", {"hidden_act": "sillu"}, "hidden_act=sillu: no such activation here. Did you mean silu?"),

@@ -396,6 +396,17 @@ def test_prompts_come_from_everywhere_and_leave_as_json(run, capsys, tmp_path, m
     assert code == 0
 
 
+def test_a_mark_at_the_front_of_a_file_is_no_part_of_a_prompt(run, capsys, tmp_path):
+    (tmp_path / "prompts").write_text("a\n", encoding="utf-8-sig")
+    (expected,) = texts(run, ["a"])
+    shown = command(capsys, run, f"prompts={tmp_path / 'prompts'}", "max_new_tokens=12")
+    assert shown == (0, f"a{expected.text}\n", "")
+
+
+def test_of_no_prompts_there_are_no_texts(run):
+    assert texts(run, []) == []
+
+
 def test_a_prompt_of_several_lines_comes_from_standard_input(run, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("a\nb\n"))
     (expected,) = texts(run, ["a\nb"])
@@ -417,15 +428,20 @@ def test_what_a_model_predicts_next_is_what_it_would_begin_with(run):
         ("temprature=1", "temprature: no such option of plugformer generate. Did you mean temperature?"),
         ("+temperature=1", "+temperature: no such option of plugformer generate. Did you mean temperature?"),
         ("temperature=1 temperature=2", "temperature=2: temperature is set already."),
-        ("temperature=-1", "temperature=-1.0: must be at least 0."),
+        ("temperature=-1", "temperature=-1.0: must be 0, or from 0.0001 to 10000."),
+        ("temperature=1e-40", "temperature=1e-40: must be 0, or from 0.0001 to 10000."),
+        ("temperature=nan", "temperature=nan: must be 0, or from 0.0001 to 10000."),
         ("temperature=hot", "temperature=hot: expected a number."),
         ("temperature=1 top_p=0", "top_p=0.0: must be greater than 0 and at most 1."),
         ("temperature=1 top_p=1.5", "top_p=1.5: must be greater than 0 and at most 1."),
         ("temperature=1 top_k=0", "top_k=0: must be at least 1."),
         ("temperature=1 min_p=2", "min_p=2.0: must be at least 0 and at most 1."),
-        ("repetition_penalty=0", "repetition_penalty=0.0: must be greater than 0."),
+        ("repetition_penalty=0", "repetition_penalty=0.0: must be from 0.0001 to 10000."),
+        ("num_beams=2 length_penalty=1e5", "length_penalty=100000.0: must be from -10 to 10."),
+        ("num_beams=2 length_penalty=-1e5", "length_penalty=-100000.0: must be from -10 to 10."),
         ("max_new_tokens=0", "max_new_tokens=0: must be at least 1."),
         ("top_p=0.9", "top_p=0.9: has no effect at temperature=0. Set temperature=1 to draw."),
+        ("seed=1", "seed=1: has no effect at temperature=0. Set temperature=1 to draw."),
         ("num_beams=2 temperature=1", "beam search draws nothing."),
         ("num_beams=2 num_samples=3", "num_samples=3: greater than num_beams=2.\n  Set num_beams=3 or more"),
         ("num_samples=3", "num_samples=3: greater than num_beams=1."),
@@ -433,10 +449,12 @@ def test_what_a_model_predicts_next_is_what_it_would_begin_with(run):
         ("num_beams=2 draft=x", "draft=x: can't go with beam search. Set num_beams=1."),
         ("early_stopping=true", "early_stopping=true: is of beam search. Set num_beams=2 or more."),
         ("draft_tokens=2", "draft_tokens=2: has no effect without a draft. Set draft=RUN_DIR."),
+        ("draft=x batch_size=2", "batch_size=2: has no effect with a draft"),
         ("stop=", "stop: an empty string stands everywhere."),
         ("json=true stream=true", "stream=true: JSON lines come whole."),
         ("prompt=[a,b] stream=true", "stream=true: several texts would come mixed."),
         ("prompt=a prompts=b", "prompt and prompts: set one of them."),
+        ("prompt=[-,-]", "prompt: standard input can be read once, and - stands there several times."),
         ("prompt=[]", "prompt=[]: an empty list."),
         ("prompt=[a", "A text that begins with a bracket is written prompt=['[...']."),
         ("prompts=nowhere", "prompts=nowhere: can't be read (No such file or directory)."),
@@ -486,6 +504,12 @@ def test_without_a_number_of_tokens_a_table_is_filled_and_nothing_else_is_endles
     assert len(seen) == 1
 
 
+def test_a_prompt_of_half_a_character_is_shown_once_and_in_brief(run):
+    with pytest.raises(UserError, match=r"^'a{40}…': a text: character 60 is U\+D83D, a lone surrogate") as error:
+        texts(run, ["a" * 60 + "\ud83d"])
+    assert "a" * 41 not in str(error.value)
+
+
 def test_an_empty_prompt_needs_a_token_to_begin_with(tmp_path):
     with pytest.raises(UserError, match="An empty prompt: there is nothing to go on with"):
         texts(make_run(tmp_path / "run", "tokenizer.bos=false"), [""])
@@ -495,7 +519,7 @@ def test_a_run_without_its_tokenizer_says_so(tmp_path):
     path = make_run(tmp_path / "run")
     for file in (path / "tokenizer").iterdir():
         file.unlink()
-    with pytest.raises(UserError, match=r"tokenizer\.json: can't be read"):
+    with pytest.raises(UserError, match=r"^\S+tokenizer\.json: can't be read .*\n  Copy the folder tokenizer/ "):
         texts(path, ["a"])
 
 
@@ -504,6 +528,13 @@ def test_a_draft_of_another_tokenizer_is_refused(run, tmp_path):
     with pytest.raises(UserError, match=r"isn't that of .*: what they learned differs") as error:
         texts(run, ["a"], draft=draft)
     assert f"tokenizer.from_run={run}" in str(error.value)
+
+
+def test_a_draft_that_takes_nothing_back_is_refused_before_anything_is_shown(run, tmp_path, capsys):
+    draft = make_run(tmp_path / "draft", "attention=linear")
+    code, out, err = command(capsys, run, "prompt=a", f"draft={draft}", "stream=true")
+    assert (code, out) == (2, "")
+    assert "draft: the draft's attention (Linear) decodes from a state" in err
 
 
 @pytest.mark.parametrize("cache", ["auto", "growing", "fixed"])

@@ -268,6 +268,16 @@ def test_the_line_that_is_told_makes_weights_fit(composed, tmp_path, other):
     assert not differing(config, composed(*other, tokenizer="text_bytes"))
 
 
+def test_an_option_that_an_experiment_sets_is_overridden_with_its_plugin(composed, tmp_path):
+    """It stays when another plugin is chosen, though that one's default would fit."""
+    path = a_checkpoint(tmp_path, composed("feed_forward=glu", tokenizer="text_bytes"))
+    own = [f"init_from={path}", "feed_forward.expansion=2"]
+    with pytest.raises(UserError) as caught:
+        begin(composed(*own, tokenizer="text_bytes"))
+    line = shlex.split(str(caught.value).splitlines()[-1])
+    assert begin(composed(*own, *line, tokenizer="text_bytes"))[1].fits
+
+
 def differing(one, other):
     kinds = ("backbone", "block", "attention", "position", "norm", "feed_forward")
     return {kind: (one[kind], other[kind]) for kind in kinds if one[kind] != other[kind]}
@@ -502,6 +512,11 @@ def test_gradients_of_what_is_trained_are_those_without_freezing(composed, block
         (["trainer.freeze=0"], "trainer.freeze=0: a number of blocks is at least 1; or none, embedding, trunk."),
         (["trainer.freeze=trunck"], "trainer.freeze=trunck: expected an integer or one of none, embedding, trunk."),
         (["trainer.layer_decay=0"], "trainer.layer_decay=0.0: must be greater than 0 and at most 1."),
+        (
+            ["trainer.freeze=trunk", "trainer.layer_decay=0.5"],
+            "trainer.layer_decay=0.5: has no effect, since all blocks are frozen.\n  Set trainer.layer_decay=1",
+        ),
+        (["trainer.freeze=2", "trainer.layer_decay=0.5"], "trainer.layer_decay=0.5: has no effect, since all blocks"),
         (["trainer.layer_decay=1.5"], "trainer.layer_decay=1.5: must be greater than 0 and at most 1."),
     ],
 )

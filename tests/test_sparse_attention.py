@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from plugformer.errors import UserError
 from plugformer.interfaces import Attention, Grid, Layout, Mask
 from plugformer.measure import peak_memory
+from plugformer.nn.cache import KeyValueCache
+from plugformer.nn.multi_head import MultiHeadAttention
+from plugformer.nn.positions import NoPosition
 from plugformer.registry import build
 from plugformer.testing.comparing import assert_close, noise
 from plugformer_attention.bigbird import BigBird
@@ -116,16 +120,41 @@ def test_padding_before_all_sees_nothing(module: Attention) -> None:
     assert not module(q[:, :, :3], k, v, Mask(causal=True, valid=valid, start=torch.tensor(4)))[0].any()
 
 
+@each_mechanism
+def test_room_behind_tokens_on_no_grid_is_not_seen(module: Attention) -> None:
+    """Nor is one of them seen by those before it."""
+    q, k, v = qkv(41)
+    layout = text(41, leading=5)
+    whole = module(q, k, v, Mask(causal=True, layout=layout))
+    for start, count in ((0, 1), (2, 8), (5, 3), (40, 1)):
+        out = module(q[:, :, start : start + count], k, v, Mask(causal=True, layout=layout, start=torch.tensor(start)))
+        assert_close(out, whole[:, :, start : start + count], tolerance=1e-10, what=f"{count} from {start} on")
+
+
+@each_mechanism
+def test_few_queries_share_keys(module: Attention) -> None:
+    """Heads that draw blocks of their own too."""
+    q, k, v = qkv(41)
+    mask = Mask(causal=True, valid=torch.arange(41) >= torch.tensor([[7], [0]]))
+    shared = k[:, :1], v[:, :1]
+    repeated = (part.expand_as(k) for part in shared)
+    assert_close(module(q[:, :, -3:], *shared, mask), module(q[:, :, -3:], *repeated, mask), tolerance=1e-10)
+
+
+@pytest.mark.parametrize("kv_heads", [1, HEADS])
 @pytest.mark.parametrize("name", ["bigbird", "local"])
-def test_a_step_costs_what_it_sees(name: str) -> None:
+def test_a_step_costs_what_it_sees(name: str, kv_heads: int) -> None:
     """With keys in memory of any size: as many operations, and as much memory, at 64 times the length."""
     module = build("attention", {"name": name}, num_heads=HEADS, max_length=64, layer=0, seed=0)
+    wrapper = MultiHeadAttention(
+        dim=8 * HEADS, num_heads=HEADS, num_kv_heads=kv_heads, mechanism=module, position=NoPosition()
+    )
     costs = []
     for length in (1024, 65536):
-        q, k, v = (noise(1, HEADS, count, 8, seed=count) for count in (1, length + 7, length + 7))
-        k, v = k[:, :, :length], v[:, :, :length]
+        cache = KeyValueCache(room=8)
+        cache.extend(*(noise(1, kv_heads, length, 8, seed=seed) for seed in range(2)))
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-            peak = peak_memory(lambda parts=(q, k, v): module(*parts, Mask(causal=True)))
+            peak = peak_memory(partial(wrapper, noise(1, 1, 8 * HEADS), Mask(causal=True), cache=cache))
         costs.append((counter.get_total_flops(), peak))
     assert costs[0] == costs[1]
 

@@ -13,6 +13,7 @@ from unittest import SkipTest
 import numpy as np
 import pytest
 import torch
+from tests import faults
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW as Adam
@@ -299,6 +300,15 @@ breaks(
     needs_nothing_that_it_does_not_declare=attending(lambda self, q, k, v, mask, bias: v),
     error=TypeError,
 )
+breaks(
+    "attention",
+    padding_in_front_changes_nothing=faults.CountsBlocksFromThePadding,
+    sees_nothing_of_room_for_later_tokens=faults.ForgetsTheStart,
+    a_step_leaves_what_is_remembered_as_it_was=faults.AddsInPlace,
+    sequences_can_be_chosen_while_decoding=faults.PutsHeadsFirst,
+    goes_on_beyond_its_longest=faults.StopsAtItsLongest,
+)
+breaks("attention", goes_on_beyond_its_longest=faults.RefusesOnlyTheWhole)
 breaks(
     "position",
     takes_each_grid_by_itself=broken(Learned, add=lambda self, x, layout: x / layout.grid_index.float().std()),

@@ -16,7 +16,7 @@ from tests.prepared import run_with
 
 from plugformer.assemble import read_checkpoint
 from plugformer.nn.full_attention import Full
-from plugformer.registry import offers, register
+from plugformer.registry import PARTS, offers, register
 from plugformer.train.run import train
 
 RUN = {
@@ -41,6 +41,8 @@ LESS = {
     "experiment=gpt_docs": ["tokenizer.vocab_size=300"],
     "experiment=bert_docs": ["tokenizer.vocab_size=300"],
     "experiment=docstring_classify": ["tokenizer.vocab_size=300"],
+    "experiment=docstring_finetune": ["init_from=null", "tokenizer.from_run=null", "tokenizer.vocab_size=300"],
+    "experiment=gpt_draft": ["data.max_bytes=100000", "tokenizer.from_run=null", "tokenizer.vocab_size=300"],
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from plugformer.config import Config, check_config
 from plugformer.errors import UserError
 from plugformer.interfaces import Backbone, DataSource, DataSpec, Tokenizer, TokenSpec
 from plugformer.model import Model, Trunk
-from plugformer.nn.depth import freeze, parameter_depths
+from plugformer.nn.depth import check_layer_decay, freeze
 from plugformer.nn.initialise import initialise
 from plugformer.nn.parameters import group_parameters
 from plugformer.registry import build, offers
@@ -66,8 +67,7 @@ def preview(config: Config, *, source: DataSource) -> tuple[Tokenizer, Model]:
         model = build_model(config, tokenizer=tokenizer, data=source.spec)
     check_compatible(config, source=source.spec, tokenizer=tokenizer, model=model)
     freeze(model.trunk, model.task, config["trainer"]["freeze"])
-    if config["trainer"]["layer_decay"] != 1:
-        parameter_depths(model.trunk, model.task)  # which refuses a backbone whose layers can't be told apart
+    check_layer_decay(model.trunk, model.task, config["trainer"]["layer_decay"])
     build("optimizer", config["optimizer"]).build(group_parameters(model))
     build("schedule", config["schedule"])
     return tokenizer, model
@@ -103,6 +103,9 @@ def _missing_plugins(run: RunDir) -> list[str]:
         return []
 
 
+_COPY_TOKENIZER = "Copy the folder tokenizer/ from where the run was trained: a model is of no use without its own."
+
+
 def load_run(path: str | Path, config: Config | None = None, *, checkpoint: str = "best") -> tuple[Tokenizer, Model]:
     """A trained tokenizer and model as a run directory holds them, in evaluation mode on the CPU.
 
@@ -121,8 +124,12 @@ def load_run(path: str | Path, config: Config | None = None, *, checkpoint: str 
     tokenizer: Tokenizer = build("tokenizer", config["tokenizer"])
     try:
         tokenizer.load(run.tokenizer)
+    except UserError as error:
+        raise UserError(f"{error}\n  {_COPY_TOKENIZER}") from None
     except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"{run.tokenizer}: what the tokenizer learned can't be loaded ({error}).") from None
+        raise UserError(
+            f"{run.tokenizer}: what the tokenizer learned can't be loaded ({error}).\n  {_COPY_TOKENIZER}"
+        ) from None
     model = build_model(config, tokenizer=tokenizer, data=load_data_spec(run))
     load_weights(model, run.checkpoint(checkpoint))
     return tokenizer, model.eval()
@@ -164,8 +171,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(
             f"{path}: can't be loaded as a checkpoint; it is truncated, foreign, or holds more than data.\n"
-            f"  {type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+            f"  {type(error).__name__}: {_first_sentence(error)}"
         ) from None
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: not a checkpoint, it holds a {type(checkpoint).__name__}.")
     return checkpoint
+
+
+def _first_sentence(error: Exception) -> str:
+    """What went wrong, without torch's advice on how to read an unsafe file all the same."""
+    return re.split(r"\.\s|\n", str(error), maxsplit=1)[0][:200].rstrip(".") + "."

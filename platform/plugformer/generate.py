@@ -17,7 +17,7 @@ from plugformer.decode.choosing import Choice
 from plugformer.decode.continuation import Continuation
 from plugformer.decode.sampling import sample
 from plugformer.decode.session import Session
-from plugformer.decode.speculative import speculate
+from plugformer.decode.speculative import check_goes_back, speculate
 from plugformer.decode.streaming import Writer
 from plugformer.errors import UserError
 from plugformer.generating import Generating, load_generating
@@ -93,6 +93,8 @@ def generate(
     draft = None if settings.draft is None else load_generating(settings.draft, settings)
     if draft is not None:
         _check_same_tokens(main, draft)
+        check_goes_back(_session(main, 1, settings), "model")
+        check_goes_back(_session(draft, 1, settings), "draft")
     vocab_size = main.tokenizer.spec.vocab_size or 0
     if settings.num_beams > vocab_size:
         raise UserError(
@@ -139,7 +141,7 @@ def _ask(prompts: Sequence[str], settings: GenerateSettings, main: Generating, d
             asked.append(Asked(prompt, number, one, ids, room, copies[key]))
             copies[key] += 1
     for each in models:
-        _warn_if_longer(max(len(one.ids) + one.room for one in asked), each)
+        _warn_if_longer(max((len(one.ids) + one.room for one in asked), default=0), each)
     return asked
 
 

@@ -182,7 +182,10 @@ class Layout:
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What `make` makes of this layout: for all layers once, not once a layer. Nothing that has a gradient."""
+        """What `make` makes of this layout: for all layers once, not once a layer. Nothing that has a gradient.
+
+        If `key` holds the id of an object, what is made must hold the object, or the id may become another's.
+        """
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import Literal
 
 from plugformer.errors import UserError
+
+LEAST, MOST = 1e-4, 1e4  # of what scales logits: all that lies beyond does the same, or overflows
+FACTOR = f"from {LEAST:g} to {MOST:g}"
+MOST_POWER = 10  # of a length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +20,8 @@ class RunSettings:
     Args:
         seed: decides first weights, the order of samples, augmentation and dropout.
         run_dir: the folder that everything the run makes goes into.
-        init_from: whose weights to begin with: another run's directory, a folder of Hugging Face's form, or a name on
-            their hub.
+        init_from: whose weights to begin with: another run's directory or a checkpoint in it, an export, a folder of
+            Hugging Face's form, or a name on their hub.
         plugins: Python files whose registered classes join this run; from the command line only.
     """
 
@@ -180,11 +183,11 @@ class GenerateSettings:
         _at_least(self, "", max_new_tokens=1, top_k=1, no_repeat_ngram=0, num_beams=1, num_samples=1)
         _at_least(self, "", seed=0, batch_size=1, draft_tokens=1)
         within = {
-            "temperature": (0 <= self.temperature < inf, "at least 0"),
+            "temperature": (self.temperature == 0 or LEAST <= self.temperature <= MOST, f"0, or {FACTOR}"),
             "top_p": (0 < self.top_p <= 1, "greater than 0 and at most 1"),
             "min_p": (0 <= self.min_p <= 1, "at least 0 and at most 1"),
-            "repetition_penalty": (0 < self.repetition_penalty < inf, "greater than 0"),
-            "length_penalty": (-inf < self.length_penalty < inf, "a number"),
+            "repetition_penalty": (LEAST <= self.repetition_penalty <= MOST, FACTOR),
+            "length_penalty": (-MOST_POWER <= self.length_penalty <= MOST_POWER, f"from -{MOST_POWER} to {MOST_POWER}"),
         }
         for name, (fits, possible) in within.items():
             if not fits:
@@ -213,9 +216,18 @@ class GenerateSettings:
             )
         streams = bool(self.stream)
         useless: list[tuple[bool, list[str], str]] = [
-            (not drawing, ["top_k", "top_p", "min_p"], "has no effect at temperature=0. Set temperature=1 to draw"),
+            (
+                not drawing,
+                ["top_k", "top_p", "min_p", "seed"],
+                "has no effect at temperature=0. Set temperature=1 to draw",
+            ),
             (not beams, ["length_penalty", "early_stopping"], "is of beam search. Set num_beams=2 or more"),
             (self.draft is None, ["draft_tokens"], "has no effect without a draft. Set draft=RUN_DIR"),
+            (
+                self.draft is not None,
+                ["batch_size"],
+                "has no effect with a draft, which writes one text at a time. Leave it out",
+            ),
             (beams, ["stop", "draft"], "can't go with beam search. Set num_beams=1"),
             (beams and streams, ["stream"], "texts of beam search are known at its end. Set num_beams=1"),
             (self.json and streams, ["stream"], "JSON lines come whole. Set json=false"),

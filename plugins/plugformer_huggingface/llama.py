@@ -146,6 +146,8 @@ def _rope(said: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "default":
         return {"base": base, "scaling": "none", "factor": 1.0}
     if kind == "linear":
+        if "factor" not in parameters:
+            raise UserError("config.json: rope_type=linear: the factor is missing.")
         return {"base": base, "scaling": "linear", "factor": float(parameters["factor"])}
     raise UserError(
         f"config.json: rope_type={kind}: ours can be default or linear.\n"

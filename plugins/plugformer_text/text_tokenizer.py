@@ -187,7 +187,7 @@ class TextTokenizer(Tokenizer):
 
     def prompt(self, source: str) -> Features:
         """The text behind what stands at a document's front, however long it is."""
-        text = text_of({"id": source, "text": source})
+        text = text_of({"text": source})
         document = Document.join([*self._special("bos"), self.vocabulary.encode(text)])
         if not len(document.ids):
             raise UserError(

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
 from plugformer.cli.compose import parse, register_files
-from plugformer.errors import unknown
+from plugformer.errors import UserError, unknown
+from plugformer.options import check_options
+from plugformer.signatures import read_class
 
 HELP = """usage: plugformer export RUN_DIR [to=DIR] [checkpoint=best] [family=NAME] [plugins=[FILE]]
 
@@ -17,7 +23,14 @@ form that transformers loads, where the architecture has one. init_from=DIR begi
   plugins=[FILE]        plugin files that the run was trained with: files are never run unless named here
 """
 
-OPTIONS = ("to", "checkpoint", "family", "plugins")
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The options, as `HELP` explains them."""
+
+    to: str | None = None
+    checkpoint: Literal["best", "last"] = "best"
+    family: str | None = None
 
 
 def main(argv: list[str]) -> int:
@@ -25,22 +38,11 @@ def main(argv: list[str]) -> int:
         print(HELP)
         return 0 if argv else 2
     path, *texts = argv
-    overrides = parse(texts)
-    for each in overrides:
-        if each.key_or_group not in OPTIONS:
-            raise unknown(f"{each.key_or_group}: no such option of export", each.key_or_group, OPTIONS)
-    register_files(overrides)
+    settings = read(texts)
 
     from plugformer.weights.export import export  # heavy: torch
 
-    values = {each.key_or_group: each.value() for each in overrides}
-    to, family = values.get("to"), values.get("family")
-    found = export(
-        path,
-        None if to is None else str(to),
-        checkpoint=str(values.get("checkpoint", "best")),
-        family=None if family is None else str(family),
-    )
+    found = export(path, settings.to, checkpoint=settings.checkpoint, family=settings.family)
     print(f"{found.folder}: {found.num_tensors} tensors, {found.num_numbers:,} numbers")
     if found.huggingface is not None:
         folder, architecture = found.huggingface
@@ -50,3 +52,28 @@ def main(argv: list[str]) -> int:
     for reason in found.reasons:
         print("  " + reason.replace("\n", "\n  "))
     return 0
+
+
+def read(texts: Iterable[str]) -> Settings:
+    """
+    Raises:
+        UserError: an unknown option, one that is set twice, or a value that it can't have.
+    """
+    overrides = parse(texts)
+    signature = read_class(Settings)
+    known = [*signature.parameters, "plugins"]
+    values: dict[str, Any] = {}
+    for each in overrides:
+        key = (each.input_line or "").partition("=")[0]
+        if key not in known:
+            raise unknown(f"{key}: no such option of export", key, known)
+        if key in values:
+            raise UserError(f"{each.input_line}: {key} is set already.")
+        if each.is_sweep_override():
+            raise UserError(f"{each.input_line}: several values, and one was expected.")
+        values[key] = each.value()
+    if values.get("to") == "":
+        raise UserError("to=: an empty name. Leave it out for RUN_DIR/export.")
+    register_files(overrides)
+    values.pop("plugins", None)
+    return Settings(**check_options(signature, values, "", "plugformer export"))

@@ -108,19 +108,21 @@ def _value(text: str) -> Any:
 def read_prompts(settings: GenerateSettings) -> list[str]:
     """
     Raises:
-        UserError: there are none, or their file can't be read.
+        UserError: there are none, or they can't be read.
     """
     if settings.prompts is not None:
         return _read_file(settings.prompts)
     if settings.prompt == []:
         raise UserError("prompt=[]: an empty list. To begin with nothing, leave prompt out.")
     prompts = [settings.prompt] if isinstance(settings.prompt, str) else settings.prompt or [""]
+    if prompts.count("-") > 1:
+        raise UserError("prompt: standard input can be read once, and - stands there several times.")
     return [sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt for prompt in prompts]
 
 
 def _read_file(path: Path) -> list[str]:
     try:
-        content = sys.stdin.read() if str(path) == "-" else path.expanduser().read_text(encoding="utf-8")
+        content = sys.stdin.read() if str(path) == "-" else path.expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"not UTF-8: {error.reason}"
         raise UserError(f"prompts={path}: can't be read ({reason}).") from None
@@ -149,7 +151,7 @@ def _options_help() -> str:
     lines = []
     for option in read_class(GenerateSettings).parameters.values():
         default = plain_default(option.default)
-        shown = "" if default is None else f"; default {str(default).lower() if default is not False else 'false'}"
+        shown = "" if default is None else f"; default {str(default).lower()}"
         head = f"  {option.name:<21} "
         text = f"{option.help[:1].upper()}{option.help[1:]} [{short(option.type)}{shown}]"
         lines.append(textwrap.fill(text, 110, initial_indent=head, subsequent_indent=" " * len(head)))

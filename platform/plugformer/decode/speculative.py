@@ -61,8 +61,8 @@ def speculate(
     Raises:
         UserError: a mechanism that can't take tokens back.
     """
-    _check_goes_back(session, "model")
-    _check_goes_back(draft, "draft")
+    check_goes_back(session, "model")
+    check_goes_back(draft, "draft")
     made = Speculated(Continuation(ids=[], score=0.0, ended="length"))
     model, helper = Reader(session), Reader(draft)
     logits, _ = model.start(ids), helper.start(ids)
@@ -175,7 +175,11 @@ def _precise(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _check_goes_back(session: Session, whose: str) -> None:
+def check_goes_back(session: Session, whose: str) -> None:
+    """
+    Raises:
+        UserError: it can't forget the last tokens. `whose` it is begins the message.
+    """
     if session.cache == "none":
         return
     stuck = {type(each).__name__ for each in mechanisms(session.model) if each.capabilities.decoding == "state"}

@@ -41,7 +41,7 @@ class Row:
     def _get_memory(self, start: int, new: Tensor) -> None:
         shape = list(new.shape)
         shape[self.axis] = self.length + max(self.room, start)  # at least doubled
-        memory = new.new_zeros(shape)
+        memory = new.new_empty(shape)
         if self.memory is not None:
             memory.narrow(self.axis, 0, start).copy_(self.memory.narrow(self.axis, 0, start))
         self.memory = memory
@@ -52,7 +52,10 @@ class Row:
 
     def select(self, rows: Int[Tensor, "chosen"]) -> None:
         if self.memory is not None:
-            self.memory = self.memory[rows]
+            memory = self.memory.new_empty(len(rows), *self.memory.shape[1:])
+            old, new = (each.narrow(self.axis, 0, self.length) for each in (self.memory, memory))
+            torch.index_select(old, 0, rows, out=new)  # the room behind it holds nothing
+            self.memory = memory
 
 
 class KeyValueCache(Cache):

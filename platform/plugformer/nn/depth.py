@@ -51,6 +51,21 @@ def _outermost_blocks(module: nn.Module) -> Iterator[Block]:
             yield from _outermost_blocks(child)
 
 
+def check_layer_decay(trunk: Trunk, task: Task, decay: float) -> None:
+    """
+    Raises:
+        UserError: the layers can't be told apart, or none of those under the head is trained.
+    """
+    if decay == 1:
+        return
+    depths = parameter_depths(trunk, task)
+    if all(depth == max(depths.values()) for parameter, depth in depths.items() if parameter.requires_grad):
+        raise UserError(
+            f"trainer.layer_decay={decay}: has no effect, since all blocks are frozen.\n"
+            "  Set trainer.layer_decay=1, or freeze less with trainer.freeze."
+        )
+
+
 def freeze(trunk: Trunk, task: Task, what: Frozen) -> None:
     """Let these parameters stay as they are.
 

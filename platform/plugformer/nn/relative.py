@@ -36,7 +36,11 @@ class Alibi(Position):
         self.slopes.copy_(torch.tensor(slopes(len(self.slopes)))[:, None, None])
 
     def bias(self, queries: Layout, keys: Layout) -> Float[Tensor, "batch heads queries keys"]:
-        return keys.once((self, id(queries)), lambda: self._bias(queries, keys))  # nothing in it is learned
+        # Nothing in it is learned. With it stay the queries, so that their id is never another's; unless they are the
+        # keys, which would then hold themselves.
+        others = None if queries is keys else queries
+        bias, _ = keys.once((self, id(queries)), lambda: (self._bias(queries, keys), others))
+        return bias
 
     def _bias(self, queries: Layout, keys: Layout) -> Float[Tensor, "batch heads queries keys"]:
         places = queries.coordinates.float(), keys.coordinates.float()

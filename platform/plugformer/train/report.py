@@ -50,8 +50,7 @@ def rates(model: Model, settings: TrainerSettings) -> None:
         lowest = min(depth for parameter, depth in depths.items() if parameter.requires_grad)
         top = max(depths.values())
         where = f"block {lowest - 1}" if lowest else "the embedding"
-        if lowest < top:
-            say(f"learning rate of {where}: {settings.layer_decay ** (top - lowest):.3g} × that of the head")
+        say(f"learning rate of {where}: {settings.layer_decay ** (top - lowest):.3g} × that of the head")
 
 
 def say(*lines: str) -> None:

@@ -60,9 +60,12 @@ def overrides(weights: Weights, config: Config) -> list[Difference]:
     for found in differences(weights, config):
         needed.append(found)
         if found.option == "name":
-            default = _defaults(found.kind, found.theirs)
+            default, ours = _defaults(found.kind, found.theirs), plain(config[found.kind])
             for option, value in plain(weights.composition[found.kind]).items():
-                if option != "name" and option not in OF_TRAINING and default.get(option, ...) != value:
+                if option == "name" or option in OF_TRAINING:
+                    continue
+                # An experiment's value for an option of ours stays when another plugin is chosen.
+                if default.get(option, ...) != value or ours.get(option, value) != value:
                     needed.append(Difference(found.kind, option, value, None))
     return needed
 

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from plugformer.interfaces import Attention, Capabilities, Mask
+from plugformer_attention.heads import one_a_query_head
 from plugformer_attention.sparse.attention import attend
 from plugformer_attention.sparse.few import attend_few
 from plugformer_attention.sparse.padding import Padding
@@ -33,6 +34,7 @@ class Blockwise(Attention):
         causality="strict",
         key_padding=True,
         segments=True,
+        grouped_query=True,
         decoding="cache",
         room=True,
         time_exponent=1.0,
@@ -70,14 +72,14 @@ class Blockwise(Attention):
     def forward(
         self,
         q: Float[Tensor, "batch heads queries head_dim"],
-        k: Float[Tensor, "batch heads keys head_dim"],
-        v: Float[Tensor, "batch heads keys head_dim"],
+        k: Float[Tensor, "batch kv_heads keys head_dim"],
+        v: Float[Tensor, "batch kv_heads keys head_dim"],
         mask: Mask,
         bias: Float[Tensor, "batch heads queries keys"] | None = None,
     ) -> Float[Tensor, "batch heads queries head_dim"]:
         queries, length = q.shape[2], k.shape[2]
         assert bias is None and mask.prefix is None, "declares neither"
-        assert queries == length or (mask.causal and queries <= length), "declares no cross-attention"
+        assert queries == length or (mask.causal and queries < length), "declares no cross-attention"
         leading = leading_of(mask, length)
         padding = Padding.of(mask.valid, leading) if self.aligned and leading is not None else None
         if mask.start is not None or (queries * DEARER < length and (leading or 0) <= length - queries):
@@ -91,6 +93,7 @@ class Blockwise(Attention):
         return out[:, :, length - queries :]
 
     def _of_all(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+        k, v = (one_a_query_head(part, q.shape[1]) for part in (k, v))
         blocks = blocks_of(mask, k.shape[2], self.block_size, shorten=k.device.type == "cpu")  # kernels want whole ones
         occupied = blocks.occupied(mask.valid)
         occupied = None if occupied is None else occupied.to(k.device)
@@ -116,7 +119,7 @@ class Blockwise(Attention):
         if leading:
             leads = torch.arange(leading, device=k.device).expand(*seen.shape[:3], -1)
             seen = torch.cat([seen, leads], 3)
-            hidden = torch.cat([hidden, torch.zeros_like(leads, dtype=torch.bool)], 3)
+            hidden = torch.cat([hidden, leads > token[:, None]], 3)
         if mask.valid is not None:
             hidden = hidden | ~_look_up(mask.valid, seen)
         if mask.segments is not None:

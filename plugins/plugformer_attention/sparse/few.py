@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from plugformer_attention.heads import one_a_query_head
 from plugformer_attention.precision import precise, without_autocast
 
 AT_ONCE = 2**22  # numbers of keys that are gathered at a time
@@ -14,8 +15,8 @@ AT_ONCE = 2**22  # numbers of keys that are gathered at a time
 
 def attend_few(
     q: Float[Tensor, "batch heads queries head_dim"],
-    k: Float[Tensor, "batch heads keys head_dim"],
-    v: Float[Tensor, "batch heads keys head_dim"],
+    k: Float[Tensor, "batch kv_heads keys head_dim"],
+    v: Float[Tensor, "batch kv_heads keys head_dim"],
     seen: Int[Tensor, "#batch #heads queries seen"],
     hidden: Bool[Tensor, "#batch #heads queries seen"],
 ) -> Float[Tensor, "batch heads queries head_dim"]:
@@ -36,16 +37,20 @@ def _pieces(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, hidden: Tensor) -> It
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, hidden: Tensor) -> Tensor:
     dtype = precise(q.dtype)
-    keys, values = (_pick(part, seen).to(dtype) for part in (k, v))  # [batch, heads, queries, seen, head_dim]
+    keys, values = (
+        _pick(part, seen, q.shape[1]).to(dtype) for part in (k, v)
+    )  # [batch, heads, queries, seen, head_dim]
     logits = (q.to(dtype) * q.shape[-1] ** -0.5).unsqueeze(-2) @ keys.mT
     hidden = hidden.unsqueeze(-2)
     weights = logits.masked_fill(hidden, torch.finfo(dtype).min).softmax(-1).masked_fill(hidden, 0.0)
     return (weights @ values).squeeze(-2).to(v.dtype)
 
 
-def _pick(x: Float[Tensor, "batch heads keys head_dim"], index: Int[Tensor, "#batch #heads queries seen"]) -> Tensor:
-    batch, heads = x.shape[:2]
+def _pick(
+    x: Float[Tensor, "batch kv_heads keys head_dim"], index: Int[Tensor, "#batch #heads queries seen"], num_heads: int
+) -> Float[Tensor, "batch heads queries seen head_dim"]:
+    batch, kv_heads = x.shape[:2]
     if index.shape[:2] == (1, 1):
-        return x.index_select(2, index.flatten()).unflatten(2, index.shape[2:])
-    row, head = (torch.arange(count, device=x.device) for count in (batch, heads))
-    return x[row[:, None, None, None], head[:, None, None], index]
+        return one_a_query_head(x.index_select(2, index.flatten()).unflatten(2, index.shape[2:]), num_heads)
+    row, head = (torch.arange(count, device=x.device) for count in (batch, num_heads))
+    return x[row[:, None, None, None], head[:, None, None] // (num_heads // kv_heads), index]
