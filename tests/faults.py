@@ -214,6 +214,23 @@ class PutsHeadsFirst(LinearSteps):
         return state.transpose(0, 1)
 
 
+class RemembersEverything(LinearSteps):
+    """It needs a sum alone, and keeps all sums so far."""
+
+    def packed(self, sums, before):
+        return sums[:, None] if before is None else torch.cat([before, sums[:, None]], 1)
+
+    def unpacked(self, state):
+        return state[:, -1]
+
+    def step(self, q, k, v, state, valid=None):
+        outputs = []
+        for q_, k_, v_ in zip(q.split(1, 2), k.split(1, 2), v.split(1, 2), strict=True):
+            out, state = super().step(q_, k_, v_, state)
+            outputs.append(out)
+        return torch.cat(outputs, 2), state
+
+
 class StopsAtItsLongest(LinearSteps):
     """What comes after the longest sequence is written over the last token, as into a table that is full."""
 

@@ -308,7 +308,11 @@ breaks(
     sequences_can_be_chosen_while_decoding=faults.PutsHeadsFirst,
     goes_on_beyond_its_longest=faults.StopsAtItsLongest,
 )
-breaks("attention", goes_on_beyond_its_longest=faults.RefusesOnlyTheWhole)
+breaks(
+    "attention",
+    goes_on_beyond_its_longest=faults.RefusesOnlyTheWhole,
+    its_state_keeps_its_size=faults.RemembersEverything,
+)
 breaks(
     "position",
     takes_each_grid_by_itself=broken(Learned, add=lambda self, x, layout: x / layout.grid_index.float().std()),

@@ -9,7 +9,7 @@ import torch
 from plugformer.assemble import load_config, load_run
 from plugformer.compatibility import plugins_that
 from plugformer.config import Config
-from plugformer.decode.session import CacheKind, mechanisms
+from plugformer.decode.session import CacheKind, keeps_size, mechanisms
 from plugformer.errors import UserError
 from plugformer.interfaces import Attention, Task, Tokenizer
 from plugformer.model import Model
@@ -87,7 +87,7 @@ def _choose_cache(settings: GenerateSettings, model: Model, config: Config) -> C
     attention, cache = f"attention={config['attention']['name']}", settings.cache
     prefixed = model.trunk.backbone.direction == "prefix"
     steps = all(_steps(mechanism, prefixed) for mechanism in mechanisms(model))
-    keeps_room = all(_keeps_room(mechanism) for mechanism in mechanisms(model))
+    keeps_room = all(keeps_size(mechanism) for mechanism in mechanisms(model))
     if settings.compile and cache in ("growing", "none"):
         raise UserError(f"compile=true: needs steps of one shape, and cache={cache} has none. Set cache=fixed.")
     wanted = cache if cache != "auto" else "fixed" if settings.compile else "growing"
@@ -111,7 +111,3 @@ def _choose_cache(settings: GenerateSettings, model: Model, config: Config) -> C
 def _steps(mechanism: Attention, prefixed: bool) -> bool:
     """Whether it can go on token by token; a state of its own knows of no prefix."""
     return mechanism.capabilities.decoding == "cache" or (mechanism.capabilities.decoding == "state" and not prefixed)
-
-
-def _keeps_room(mechanism: Attention) -> bool:
-    return mechanism.capabilities.room or mechanism.capabilities.decoding == "state"

@@ -502,6 +502,7 @@ class Capabilities:
         decoding: how it goes on token by token: not at all, by `forward` over cached keys and values, or by `step`
             from a state of its own.
         room: it honours `Mask.start`, as caches of fixed size need it.
+        state_grows: its state holds more with every token, and is not of one size.
         replays: called again with the same inputs, generators and `nn.replay` decisions, it does the same in training,
             as blocks need that recompute what they don't keep.
         time_exponent, memory_exponent: growth with the length that it claims, 1.0 for linear.
@@ -519,6 +520,7 @@ class Capabilities:
     block_length: int | None = None
     decoding: Literal["none", "cache", "state"] = "none"
     room: bool = False
+    state_grows: bool = False
     replays: bool = True
     time_exponent: float = 2.0
     memory_exponent: float = 2.0

@@ -51,6 +51,7 @@ class ReformerLSH(Attention):
         shared_query_key=True,
         block_length=64,
         decoding="state",
+        state_grows=True,
         time_exponent=1.0,
         memory_exponent=1.0,
     )

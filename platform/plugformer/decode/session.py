@@ -140,11 +140,17 @@ def _check_remembers(mechanism: Attention, cache: CacheKind) -> None:
     name, can = type(mechanism).__name__, mechanism.capabilities
     if cache != "none" and can.decoding == "none":
         raise UserError(f"cache={cache}: {name} can't go on token by token here. Set cache=none.")
-    if cache == "fixed" and can.decoding == "cache" and not can.room:
+    if cache == "fixed" and not keeps_size(mechanism):
         raise UserError(
             f"cache=fixed: {name} can't work in memory of a fixed size, with room for later tokens.\n"
             "  Set cache=growing."
         )
+
+
+def keeps_size(mechanism: Attention) -> bool:
+    """Whether what it remembers can have one size from the first step to the last."""
+    can = mechanism.capabilities
+    return not can.state_grows if can.decoding == "state" else can.room
 
 
 def mechanisms(model: Model) -> list[Attention]:

@@ -49,6 +49,17 @@ class DecodingLaws(HeadsSuite):
         for out, expected in zip(self._in_turn(module, prompt, ways), alone, strict=True):
             assert_close(out, expected, what="another way to go on from the same state")
 
+    def test_its_state_keeps_its_size(self) -> None:
+        """Every token is worth the same memory: none."""
+        self._decodes()
+        applies_if(self.can.decoding == "state", "has no state of its own")
+        applies_if(not self.can.state_grows, "declares that its state grows")
+        module, sizes = self.make_causal(), []
+        for length in (self.short, self.short + self.block + 1):
+            state = module.step(*self.heads(length), None)[1]
+            sizes.append([list(part.shape) for part in tree_leaves(state) if isinstance(part, Tensor)])
+        assert sizes[0] == sizes[1], f"its state has the shapes {sizes[0]} and, of a longer sequence, {sizes[1]}"
+
     def test_sequences_can_be_chosen_while_decoding(self) -> None:
         """As in beam search: in another order, some several times, each goes on as it would have."""
         self._decodes()
