@@ -40,6 +40,7 @@ bench: $(VENV)/.plugformer-dev ## the figures of docs/benchmarks.md; run nothing
 	$(BIN)/python benchmarks/ngram.py python_source
 	$(INSTALL) '.[peers]'
 	$(BIN)/python benchmarks/attention.py
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore benchmarks/generation.py
 
 constraints: $(VENV)/.plugformer-dev ## write the installed versions down as the tested ones
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v ' @ ' > constraints.txt

@@ -233,9 +233,8 @@ GROUPED = ["position=rope", "backbone.num_kv_heads=2"]
 ALL = [GROUPED, ["position=alibi"], ["position=relative"], ["attention=performer"], ["attention=linear"]]
 
 
-@pytest.mark.parametrize(
-    ("backend", "options"), [("eager", [GROUPED]), pytest.param("inductor", ALL, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "options"), [("eager", [GROUPED]), ("inductor", ALL)])
 def test_steps_are_compiled_once_for_all(backend, options):
     """In a process where shapes in annotations are not checked."""
     code = COMPILED.replace("BACKEND", backend).replace("OPTIONS", repr(options))

@@ -505,6 +505,8 @@ class Words(Tokenizer):
         pass
 
     def encode(self, sample, *, augment=False):
+        if "encoded" in sample:
+            return sample["encoded"]
         return {"ids": torch.tensor([SPECIALS["mask"] if w == "?" else int(w) for w in sample["text"].split()])}
 
     def sequences(self, samples):
@@ -524,6 +526,9 @@ class Words(Tokenizer):
 
     def read(self, source):
         return {"text": source, "input": True}
+
+    def prompt(self, source):
+        return self.encode({"text": source})
 
     def decode(self, ids):
         assert ids.shape == (1,)
@@ -579,12 +584,17 @@ def test_the_loss_of_a_split_does_not_depend_on_its_batches(name):
     assert values[0]["val/perplexity"] == pytest.approx(math.exp(values[0]["val/loss"]), rel=1e-5)
 
 
+def pretend_a_run(model, monkeypatch):
+    composition = {"tokenizer": {"name": "words"}, "position": {"name": "none"}}
+    monkeypatch.setattr(plugformer.predict, "load_config", lambda path: composition)
+    monkeypatch.setattr(plugformer.predict, "load_run", lambda path, config, checkpoint: (Words(), model))
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_predictions_are_told_in_words(name, monkeypatch):
     """One for each input, though the run packs its samples."""
     task, trunk = make(name)
-    model = Model(trunk=trunk, task=task).eval()
-    monkeypatch.setattr(plugformer.predict, "load_run", lambda path, checkpoint: (Words(), model))
+    pretend_a_run(Model(trunk=trunk, task=task).eval(), monkeypatch)
     inputs = ["4 5 ? 6 4", "8", "9 ? 10 ? 4 4 5 6", "4 5 8 10"]
     found = list(plugformer.predict.predict("run", inputs, batch_size=3))
     assert [each["input"] for each in found] == inputs
@@ -600,10 +610,7 @@ def test_predictions_are_told_in_words(name, monkeypatch):
 
 def test_tokens_that_can_not_be_decoded_are_told_as_numbers(monkeypatch):
     task, trunk = make("causal_lm")
-    tokenizer = Words()
     monkeypatch.setattr(Words, "decode", Tokenizer.decode)
-    monkeypatch.setattr(
-        plugformer.predict, "load_run", lambda path, checkpoint: (tokenizer, Model(trunk=trunk, task=task))
-    )
+    pretend_a_run(Model(trunk=trunk, task=task), monkeypatch)
     (found,) = plugformer.predict.predict("run", ["4 5 6"])
     assert all(type(each["token"]) is int for each in found["next"])

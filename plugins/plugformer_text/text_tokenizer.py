@@ -152,8 +152,10 @@ class TextTokenizer(Tokenizer):
         """With the special tokens around it, which belong to no word and stand for no bytes."""
         return Document.join([*self._special("bos"), document, *self._special("eos")])
 
-    def _special(self, role: str) -> list[Document]:
-        return [Document.special(self.vocabulary.specials[role])] if role in self.around else []
+    def _special(self, role: str) -> Iterator[Document]:
+        """The special token of this role, if documents have it around them."""
+        if role in self.around:
+            yield Document.special(self.vocabulary.specials[role])
 
     def _truncate(self, document: Document, sample: Sample) -> Document:
         room, length = self.max_length - len(self.around), len(document.ids)

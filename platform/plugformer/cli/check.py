@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from plugformer.cli.compose import compose
+from plugformer.config import Config
 
 
 def main(argv: list[str]) -> int:
@@ -22,16 +23,11 @@ def main(argv: list[str]) -> int:
     from rich.markup import escape
     from rich.table import Table
 
-    from plugformer.assemble import preview  # heavy: torch
-    from plugformer.budget import estimate
-    from plugformer.registry import PARTS, build
-    from plugformer.weights.beginning import Beginning
-    from plugformer.weights.summary import match_lines
+    from plugformer.budget import estimate  # heavy: torch
+    from plugformer.registry import PARTS
 
     budget = estimate(config)
-    source = build("data", config["data"])
-    tokenizer, model = preview(config, source=source)
-    beginning = Beginning.of(config, source=source, tokenizer=tokenizer, model=model)
+    beginning = [] if config["init_from"] is None else _tell_beginning(config)
     console = Console(highlight=False)
     parts = Table("kind", "plugin", "options", box=None, padding=(0, 2, 0, 0))
     for kind in PARTS:
@@ -46,10 +42,24 @@ def main(argv: list[str]) -> int:
         f"{_mebibytes(budget.gradients)} + optimiser {_mebibytes(budget.optimizer)} + activations "
         f"{_mebibytes(budget.activations)}"
     )
-    if beginning is not None:
-        console.print(escape("\n".join(match_lines(model, beginning.weights, beginning.match(model)))), soft_wrap=True)
+    for line in beginning:
+        console.print(escape(line), soft_wrap=True)
     console.print("[green]All parts go together.[/]")
     return 0
+
+
+def _tell_beginning(config: Config) -> list[str]:
+    """What the run would take of the weights that it begins from."""
+    from plugformer.assemble import preview  # heavy: torch
+    from plugformer.registry import build
+    from plugformer.weights.beginning import Beginning
+    from plugformer.weights.summary import match_lines
+
+    source = build("data", config["data"])
+    tokenizer, model = preview(config, source=source)
+    beginning = Beginning.of(config, source=source, tokenizer=tokenizer, model=model)
+    assert beginning is not None, "it names no weights"
+    return match_lines(model, beginning.weights, beginning.match(model))
 
 
 def _mebibytes(count: int) -> str:
