@@ -61,9 +61,9 @@ def alone(module, row):
     return torch.cat([session.start(IDS[row : row + 1, start:PROMPT]), session.step(IDS[row : row + 1, PROMPT:])], 1)
 
 
-def close(ours, reference):
+def close(ours, reference, tolerance=1e-9):
     assert reference.std() > 0.3, "tokens are told apart"
-    torch.testing.assert_close(ours, reference, atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(ours, reference, atol=tolerance, rtol=tolerance)
 
 
 # ---------------------------------------------------------------------------------------------- the same logits
@@ -202,11 +202,15 @@ def test_more_tokens_than_there_is_room_for_are_noticed():
 # ---------------------------------------------------------------------------------------------- compiled
 
 
+# What positions are made of, such as the turns of RoPE, is float32, and inductor rounds sines in its own way.
 COMPILED = """
 import torch
-from tests.test_caches import IDS, PROMPT, VALID, close, logits, model
+from functools import partial
+from tests import test_caches
+from tests.test_caches import IDS, PROMPT, VALID, logits, model
 from plugformer.decode.session import Session
 torch._dynamo.config.error_on_recompile = True
+close = partial(test_caches.close, tolerance=1e-6)
 
 for options in OPTIONS:
     torch._dynamo.reset()
