@@ -49,6 +49,8 @@ def refused(capsys, *arguments: str) -> str:
         ("train -m position=learned,sinusodial", "position=sinusodial: no such plugin. Did you mean sinusoidal?"),
         ("train -m --cfg job seed=1,2", "--cfg shows one composition: leave out -m."),
         ("plugins atention", "atention: no such kind of plugin. Did you mean attention?"),
+        ("evaluate run optimizer.lr=3", "optimizer.lr=3: has no effect on a trained model's metrics. Leave it out."),
+        ("evaluate run init_from=other", "init_from=other: has no effect on a trained model's metrics."),
     ],
 )
 def test_a_mistake_gets_one_message_before_anything_runs(capsys, tmp_path, monkeypatch, arguments, says):

@@ -19,6 +19,9 @@ Prints the metrics of a trained model and writes them to RUN_DIR/evaluation/SPLI
 """
 
 
+OF_TRAINING = ("init_from", "optimizer", "schedule", "callback", "logger", "run_dir")  # that nothing here reads
+
+
 def main(argv: list[str]) -> int:
     if not argv or "-h" in argv or "--help" in argv:
         print(HELP)
@@ -40,6 +43,9 @@ def main(argv: list[str]) -> int:
     checkpoint = str(values.pop("checkpoint", "best"))
     if split not in get_args(Split):
         raise UserError(f"split={split}: expected one of {', '.join(get_args(Split))}.")
+    for key, value in values.items():
+        if key.partition(".")[0] in OF_TRAINING:
+            raise UserError(f"{key}={value}: has no effect on a trained model's metrics. Leave it out.")
     config = check_config(override_config(load_config(path), values))
     summary = evaluate(path, config, split=split, checkpoint=checkpoint)
     folder = RunDir(path).path / "evaluation"
