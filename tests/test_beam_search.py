@@ -13,9 +13,9 @@ from plugformer.decode.beam import Ended, beam_search
 from plugformer.decode.choosing import Choice
 from plugformer.decode.continuation import Continuation
 from plugformer.decode.sampling import sample
-from plugformer.decode.session import Session, mechanisms
+from plugformer.decode.session import Session
 from plugformer.interfaces import DataSpec, Grid, TokenSpec
-from plugformer.model import Model, Trunk
+from plugformer.model import Model, Trunk, mechanisms
 from plugformer.registry import build
 from plugformer.testing.common import randomise
 from plugformer_text.embedding import TextEmbedding

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from plugformer.errors import UserError
-from plugformer.interfaces import Attention, Block, Capabilities, DataSpec, Position, Tokenizer
-from plugformer.model import Model
+from plugformer.interfaces import Block, Capabilities, DataSpec, Position, Tokenizer
+from plugformer.model import Model, mechanisms
 from plugformer.registry import find, offers
 
 
@@ -61,7 +61,7 @@ def check_compatible(config: Mapping[str, Any], *, source: DataSpec, tokenizer: 
         needed[f"take an additive bias, as position={name['position']} needs"] = lambda can: can.additive_bias
     if any(module.recomputes for module in model.modules() if isinstance(module, Block)):
         needed[f"do the same when run once more, as block={name['block']} needs"] = lambda can: can.replays
-    for mechanism in {type(m): m for m in model.modules() if isinstance(m, Attention)}.values():
+    for mechanism in {type(m): m for m in mechanisms(model)}.values():
         for what, allows in needed.items():
             if not allows(mechanism.capabilities):
                 raise UserError(f"attention={name['attention']} can't {what}.{_working_attention(allows)}")

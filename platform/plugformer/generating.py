@@ -9,10 +9,10 @@ import torch
 from plugformer.assemble import load_config, load_run
 from plugformer.compatibility import plugins_that
 from plugformer.config import Config
-from plugformer.decode.session import CacheKind, keeps_size, mechanisms
+from plugformer.decode.session import CacheKind, keeps_size
 from plugformer.errors import UserError
 from plugformer.interfaces import Attention, Task, Tokenizer
-from plugformer.model import Model
+from plugformer.model import Model, mechanisms
 from plugformer.prompts import count_places
 from plugformer.registry import find
 from plugformer.run_dir import RunDir

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from plugformer.interfaces import Backbone, Batch, Embedding, Features, Output, Task, Tokens
+from plugformer.interfaces import Attention, Backbone, Batch, Embedding, Features, Output, Task, Tokens
 
 
 class Trunk(nn.Module):
@@ -25,3 +25,8 @@ class Model(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         return self.task(self.trunk, batch)
+
+
+def mechanisms(model: nn.Module) -> list[Attention]:
+    """The attention mechanisms of a model."""
+    return [module for module in model.modules() if isinstance(module, Attention)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from plugformer.bench.asked import Mechanism, make_mechanisms, read_lengths, split_mechanisms, split_peers
 from plugformer.bench.settings import DEFAULT_LENGTHS, BenchSettings
 from plugformer.cli.compose import parse, register_files
+from plugformer.cli.values import help_line, read_value, type_and_default
 from plugformer.errors import UserError, unknown
-from plugformer.options import check_options, plain_default, short
+from plugformer.options import check_options
 from plugformer.registry import offers
 from plugformer.signatures import read_class
 
@@ -155,14 +155,10 @@ def _value(key: str, text: str) -> Any:
     """A value in the notation of all commands."""
     if key == "out":
         return text or None
-    (override,) = parse([f"{key}={text}"])
-    if override.is_sweep_override():
-        raise UserError(f"{key}={text}: several values, and one was expected.")
-    return override.value()
+    return read_value(f"{key}={text}")
 
 
 def _options_help() -> str:
-    lines = ["keys:"]
     entries = [
         ("attention", "required", "mechanisms, as NAME or NAME(OPTION=VALUE,...)"),
         ("NAME.OPTION", "", "an option of that mechanism; attention.OPTION sets it for all"),
@@ -170,15 +166,9 @@ def _options_help() -> str:
         ("plugins", "", "Python files whose registered classes join, as [FILE.py]; they are run"),
     ]
     for option in read_class(BenchSettings).parameters.values():
-        default = plain_default(DEFAULT_LENGTHS) if option.name == "length" else plain_default(option.default)
-        shown = ",".join(map(str, default)) if isinstance(default, list) else str(default).lower()
-        shown = "" if shown == "none" else f"default {shown}"
-        entries.append((option.name, "; ".join(filter(None, [short(option.type), shown])), option.help))
-    for name, kind, does in entries:
-        head = f"  {name:<12} "
-        text = f"{does[:1].upper()}{does[1:]}" + (f" [{kind}]" if kind else "")
-        lines.append(textwrap.fill(text, 100, initial_indent=head, subsequent_indent=" " * len(head)))
-    return "\n".join(lines)
+        default = DEFAULT_LENGTHS if option.name == "length" else option.default
+        entries.append((option.name, type_and_default(option, default), option.help))
+    return "\n".join(["keys:", *(help_line(*entry, indent=15, width=100) for entry in entries)])
 
 
 def _make_folder(settings: BenchSettings) -> Path:

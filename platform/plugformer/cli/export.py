@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from plugformer.cli.compose import parse, register_files
-from plugformer.errors import UserError, unknown
-from plugformer.options import check_options
-from plugformer.signatures import read_class
+from plugformer.cli.values import read_settings
+from plugformer.errors import UserError
 
 HELP = """usage: plugformer export RUN_DIR [to=DIR] [checkpoint=best] [family=NAME] [plugins=[FILE]]
 
@@ -59,21 +57,7 @@ def read(texts: Iterable[str]) -> Settings:
     Raises:
         UserError: an unknown option, one that is set twice, or a value that it can't have.
     """
-    overrides = parse(texts)
-    signature = read_class(Settings)
-    known = [*signature.parameters, "plugins"]
-    values: dict[str, Any] = {}
-    for each in overrides:
-        key = (each.input_line or "").partition("=")[0]
-        if key not in known:
-            raise unknown(f"{key}: no such option of export", key, known)
-        if key in values:
-            raise UserError(f"{each.input_line}: {key} is set already.")
-        if each.is_sweep_override():
-            raise UserError(f"{each.input_line}: several values, and one was expected.")
-        values[key] = each.value()
-    if values.get("to") == "":
+    settings = read_settings(Settings, texts, "export")
+    if settings.to == "":
         raise UserError("to=: an empty name. Leave it out for RUN_DIR/export.")
-    register_files(overrides)
-    values.pop("plugins", None)
-    return Settings(**check_options(signature, values, "", "plugformer export"))
+    return settings

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plugformer.cli.compose import parse, register_files
-from plugformer.errors import UserError, unknown
-from plugformer.options import check_options, plain_default, short
+from plugformer.cli.values import help_line, read_settings, read_value, type_and_default
+from plugformer.errors import UserError
 from plugformer.settings import GenerateSettings
 from plugformer.signatures import read_class
 
@@ -74,35 +72,21 @@ def read(overrides: Sequence[str]) -> GenerateSettings:
     Raises:
         UserError: anything that is wrong with them, with the nearest names.
     """
-    signature = read_class(GenerateSettings)
-    known = [*signature.parameters, "plugins"]
-    values: dict[str, Any] = {}
-    for text in overrides:
-        key = text.partition("=")[0]
-        if "=" in text and key not in known:
-            raise unknown(f"{key}: no such option of plugformer generate", key, known, "Its options")
-        if key in values:
-            raise UserError(f"{text}: {key} is set already.")
-        values[key] = _value(text)
-    values.pop("plugins", None)
-    return GenerateSettings(**check_options(signature, values, "", "plugformer generate"))
+    return read_settings(GenerateSettings, overrides, "plugformer generate", read=_value)
 
 
 def _value(text: str) -> Any:
     """Of KEY=VALUE: a text as it stands, all else in the notation of all commands."""
     key, equals, value = text.partition("=")
     is_text = key in TEXTS and bool(equals)
-    if is_text and not value.startswith("[") and value != "null":
+    if not is_text:
+        return read_value(text)
+    if not value.startswith("[") and value != "null":
         return value
     try:
-        (override,) = parse([text])
+        return read_value(text)
     except UserError as error:
-        more = f"\n  A text that begins with a bracket is written {key}=['[...']." if is_text else ""
-        raise UserError(f"{error}{more}") from None
-    if override.is_sweep_override():
-        raise UserError(f"{text}: several values, and one was expected.")
-    register_files([override])
-    return override.value()
+        raise UserError(f"{error}\n  A text that begins with a bracket is written {key}=['[...'].") from None
 
 
 def read_prompts(settings: GenerateSettings) -> list[str]:
@@ -148,14 +132,9 @@ def _prompt_of(line: str, where: str) -> str:
 
 
 def _options_help() -> str:
-    lines = []
-    for option in read_class(GenerateSettings).parameters.values():
-        default = plain_default(option.default)
-        shown = "" if default is None else f"; default {str(default).lower()}"
-        head = f"  {option.name:<21} "
-        text = f"{option.help[:1].upper()}{option.help[1:]} [{short(option.type)}{shown}]"
-        lines.append(textwrap.fill(text, 110, initial_indent=head, subsequent_indent=" " * len(head)))
-    return "\n".join(lines)
+    options = read_class(GenerateSettings).parameters.values()
+    told = [(each.name, type_and_default(each, each.default), each.help) for each in options]
+    return "\n".join(help_line(*each, indent=24, width=110) for each in told)
 
 
 def _show(piece: str) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from plugformer.errors import UserError
 from plugformer.interfaces import Attention, DecodingState, Tokens
-from plugformer.model import Model
+from plugformer.model import Model, mechanisms
 from plugformer.nn.cache import Fixed, Growing
 
 CacheKind = Literal["growing", "fixed", "none"]
@@ -151,8 +151,3 @@ def keeps_size(mechanism: Attention) -> bool:
     """Whether what it remembers can have one size from the first step to the last."""
     can = mechanism.capabilities
     return not can.state_grows if can.decoding == "state" else can.room
-
-
-def mechanisms(model: Model) -> list[Attention]:
-    """The attention mechanisms of a model."""
-    return [module for module in model.modules() if isinstance(module, Attention)]

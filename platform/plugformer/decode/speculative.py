@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from plugformer.decode.choosing import Choice, sample_from
 from plugformer.decode.continuation import Continuation, Stop
-from plugformer.decode.session import Session, mechanisms
+from plugformer.decode.session import Session
 from plugformer.errors import UserError
+from plugformer.model import mechanisms
 
 
 @dataclass

@@ -58,7 +58,17 @@ class Row:
             self.memory = memory
 
 
-class KeyValueCache(Cache):
+class LayerCache(Cache):
+    """What both caches do with the state of a mechanism that decodes from one."""
+
+    def drop(self, count: int) -> None:
+        assert self.state is None, "a mechanism that decodes from a state can't go back"
+
+    def select(self, rows: Int[Tensor, "chosen"]) -> None:
+        self.state = select_state(self.state, rows)
+
+
+class KeyValueCache(LayerCache):
     """Keys and values of all tokens so far; keys after rotation.
 
     Args:
@@ -72,14 +82,14 @@ class KeyValueCache(Cache):
         return self.k.extend(k), self.v.extend(v)
 
     def drop(self, count: int) -> None:
-        assert self.state is None, "a mechanism that decodes from a state can't go back"
+        super().drop(count)
         for row in (self.k, self.v):
             row.drop(count)
 
     def select(self, rows: Int[Tensor, "chosen"]) -> None:
+        super().select(rows)
         for row in (self.k, self.v):
             row.select(rows)
-        self.state = select_state(self.state, rows)
 
 
 class Growing(DecodingState):
@@ -143,7 +153,7 @@ class Growing(DecodingState):
             cache.select(rows)
 
 
-class FixedCache(Cache):
+class FixedCache(LayerCache):
     """Memory of a fixed size for keys and values; the first step sees its own alone, later ones all, filled or not.
 
     Args:
@@ -161,13 +171,10 @@ class FixedCache(Cache):
             return k, v
         return self.place.write(self.k, k, 2), self.place.write(self.v, v, 2)
 
-    def check_goes_back(self) -> None:
-        assert self.state is None, "a mechanism that decodes from a state can't go back"
-
     def select(self, rows: Int[Tensor, "chosen"]) -> None:
+        super().select(rows)
         if self.k is not None and self.v is not None:
             self.k, self.v = _chosen(self.k, rows), _chosen(self.v, rows)
-        self.state = select_state(self.state, rows)
 
 
 class FixedPlace:
@@ -252,7 +259,7 @@ class Fixed(DecodingState):
 
     def drop(self, count: int) -> None:
         for cache in self.caches:
-            cache.check_goes_back()
+            cache.drop(count)
         self.place.drop(count)
 
     def select(self, rows: Int[Tensor, "chosen"]) -> None:

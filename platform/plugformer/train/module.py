@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 
-from plugformer.interfaces import Attention, Batch, Optimizer, Schedule
-from plugformer.model import Model
+from plugformer.interfaces import Batch, Optimizer, Schedule
+from plugformer.model import Model, mechanisms
 from plugformer.nn.depth import parameter_depths
 from plugformer.nn.parameters import group_parameters
 from plugformer.train.layer_rates import decay_by_layer
@@ -44,7 +44,7 @@ class TrainingModule(pl.LightningModule):
         self.val_metrics = MetricCollection(dict(model.task.metrics()))
         self.test_metrics = self.val_metrics.clone()
         self.tables: dict[str, list[list[Any]]] = {}
-        self.mechanisms = [module for module in model.modules() if isinstance(module, Attention)]
+        self.mechanisms = mechanisms(model)
 
     def on_train_batch_start(self, *_: Any) -> None:
         for mechanism in self.mechanisms:
