@@ -15,10 +15,10 @@ from tests.helpers import ROOT
 
 from plugformer.assemble import preview
 from plugformer.cli.compose import compose
+from plugformer.data.cache import cached
 from plugformer.errors import UserError
 from plugformer.nn.parameters import count_parameters
 from plugformer.registry import build
-from plugformer_synthetic.cache import cached
 from plugformer_synthetic.distinct import distinct_splits
 from plugformer_synthetic.listops import SYMBOLS, ListOps, Shape, trees
 from plugformer_synthetic.pathfinder import (

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from tests.helpers import ROOT
 
+from plugformer.data.drawing import as_split, sorted_labels
 from plugformer.data.loaders import indexable
 from plugformer.data.splits import SPLITS, split_by_group
 from plugformer.errors import UserError
 from plugformer.registry import build, find
-from plugformer_text.drawing import as_split, sorted_labels
 from plugformer_text.paragraphs import paragraphs
 from plugformer_text.standard_library import source_files
 

@@ -123,7 +123,7 @@ def _optimizer_states(optimizer: Optimizer, groups: ParameterGroups) -> list[Ten
 def example_batch(tokenizer: Tokenizer, targets: Targets, batch_size: int) -> Batch:
     """Of the longest samples there can be, made up."""
     example = tokenizer.example()
-    encoded: Encoded = {"inputs": example, "targets": targets.example(example), "index": 0}
+    encoded: Encoded = {"inputs": example, "targets": targets.example(example), "index": 0, "seed": 0}
     one = Collate(tokenizer=tokenizer, targets=targets)([encoded])
     inputs, expected = (
         {key: value.expand(batch_size, *value.shape[1:]) for key, value in features.items()}

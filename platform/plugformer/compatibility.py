@@ -37,6 +37,16 @@ def check_compatible(config: Mapping[str, Any], *, source: DataSpec, tokenizer: 
             f"backbone={name['backbone']} is {backbone.direction}."
             f"{_working('backbone', lambda cls: cls.direction in needs.directions)}"
         )
+    if spec.overlaps and needs.separate_tokens:
+        raise UserError(
+            f"task={name['task']} predicts tokens; those of tokenizer={name['tokenizer']} with these options share "
+            "numbers with their neighbours, from which they could be copied.\n  Choose patches that don't overlap."
+        )
+    if spec.mixes and not model.task.mixes:
+        raise UserError(
+            f"task={name['task']} can't learn from mixed samples, and tokenizer={name['tokenizer']} with these options "
+            "mixes those of a training batch.\n  Mix none."
+        )
     if spec.packs and needs.whole_samples:
         raise UserError(
             f"task={name['task']} needs one sample in each sequence; tokenizer={name['tokenizer']} with these options "

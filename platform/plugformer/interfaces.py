@@ -73,12 +73,14 @@ class DataSpec:
         labels: names of the classes, in the order of their indices; empty without labels.
         image: `(channels, height, width)` where all images share it.
         rate: sampling rate in hertz where all waveforms share it.
+        duration: of the longest waveform in seconds, where it is known.
     """
 
     keys: frozenset[str]
     labels: tuple[str, ...] = ()
     image: tuple[int, int, int] | None = None
     rate: int | None = None
+    duration: float | None = None
 
 
 class DataSource(ABC):
@@ -144,6 +146,8 @@ class TokenSpec:
         token_dim: numbers in one raw token (a flattened patch), for continuous tokens.
         specials: ids of special tokens by role: `pad`, `mask`, `bos`, `eos` …
         pads: whether sequences of a batch may be padded to one length.
+        overlaps: whether a raw token shares numbers with its neighbours, from which it could be copied.
+        mixes: whether samples of a training batch may be mixed with each other.
         packs: whether a sequence may hold several samples, or a part of one.
         segments: whether tokens say which document of their sequence they belong to.
         words: whether features say which word each token belongs to.
@@ -154,6 +158,8 @@ class TokenSpec:
     token_dim: int | None = None
     specials: Mapping[str, int] = field(default_factory=dict)
     pads: bool = False
+    overlaps: bool = False
+    mixes: bool = False
     packs: bool = False
     segments: bool = False
     words: bool = False
@@ -306,6 +312,8 @@ class Tokens:
         valid: bool `[batch, length]`, True for real tokens; None if nothing is padded.
         prefix: int `[batch]`, as in Mask.
         segments: int `[batch, length]`, as in Mask.
+        raw: float `[batch, length, token_dim]`, continuous tokens as they were before they were embedded, which a task
+            can learn to predict; None for discrete ones, and where tokens of other kinds were added.
     """
 
     embeddings: Float[Tensor, "batch length dim"]
@@ -313,6 +321,7 @@ class Tokens:
     valid: Bool[Tensor, "batch length"] | None = None
     prefix: Int[Tensor, "batch"] | None = None
     segments: Int[Tensor, "batch length"] | None = None
+    raw: Float[Tensor, "batch length token_dim"] | None = None
 
     def mask(self, *, causal: bool) -> Mask:
         """How these tokens may see each other."""
@@ -338,6 +347,7 @@ class Tokens:
             None if self.valid is None else _take(self.valid, index),
             self.prefix,
             None if self.segments is None else _take(self.segments, index),
+            None if self.raw is None else _take(self.raw, index),
         )
 
     @staticmethod
@@ -390,8 +400,13 @@ class Embedding(nn.Module, ABC):
         Args:
             features: as `Tokenizer.collate` makes them. Discrete tokens stand under `ids`, int `[batch, length]`, and
                 where not all are real, `valid`, bool of the same shape; under `positions`, int of the same shape, may
-                stand their places, where they aren't 0, 1, 2 …
+                stand their places, where they aren't 0, 1, 2 … Continuous tokens are all places of their grid in
+                raster order, and `valid` says likewise which are real; they come back with `Tokens.raw`.
         """
+
+    def picture(self, raw: Float[Tensor, "batch length token_dim"]) -> Float[Tensor, "batch channels height width"]:
+        """What continuous tokens show, from 0 to 1: one channel of shades or three of colour; NaN where a number is."""
+        raise NotImplementedError(f"{type(self).__name__} has nothing to show")
 
 
 class Tokenizer(ABC):
@@ -428,7 +443,8 @@ class Tokenizer(ABC):
 
         Discrete tokens stand under `ids`, int `[length]`. A tokenizer of text may add `words`, int `[length]`, the
         number of the word each token belongs to (-1: none), and `bytes`, int `[length]`, how many bytes of UTF-8 each
-        token stands for.
+        token stands for. Continuous tokens are all places of the spec's grid in raster order; where not all are real,
+        `valid`, bool `[length]`, says which.
         """
 
     def sequences(self, samples: Sequence[Sample]) -> Sequence[Sample]:
@@ -442,6 +458,14 @@ class Tokenizer(ABC):
     @abstractmethod
     def collate(self, features: Sequence[Features]) -> Features:
         """A batch of encoded samples, padded where their lengths differ."""
+
+    def mix(self, batch: Features) -> Features:
+        """Say how the samples of a collated training batch are mixed, if `spec.mixes`; the embedding then does it.
+
+        Randomness is drawn from torch's generator. To the features come `partner`, int `[batch]`, the sample that each
+        is mixed with, and `own`, float `[batch]`, its own share of the mixture.
+        """
+        return batch
 
     @abstractmethod
     def example(self) -> Features:
@@ -639,6 +663,15 @@ class Position(nn.Module):
         """Relative positions: added to the logits in every layer."""
         return None
 
+    def resized(self, weights: Mapping[str, Tensor], grids: tuple[Grid, ...]) -> Mapping[str, Tensor]:
+        """Weights of such positions, learned on other grids, brought to its own; those it can't bring stay as they are.
+
+        Args:
+            weights: by the names of its `state_dict`.
+            grids: those they were learned on.
+        """
+        return weights
+
 
 class Cache(ABC):
     """What one attention layer remembers of the tokens before, while decoding step by step.
@@ -772,12 +805,14 @@ class Needs:
         token_kinds: the tokens it can work with.
         keys: what samples must carry besides the tokenizer's modality.
         whole_samples: whether each sequence must be one sample, so that tokens must not be packed.
+        separate_tokens: whether raw tokens must share no numbers with their neighbours.
     """
 
     directions: frozenset[Direction]
     token_kinds: frozenset[str] = frozenset({"discrete", "continuous"})
     keys: frozenset[str] = frozenset()
     whole_samples: bool = False
+    separate_tokens: bool = False
 
 
 @dataclass(frozen=True)
@@ -798,12 +833,15 @@ class Output:
         targets: in the shape that goes with `predictions`; None where the batch has none.
         weight: how many items `loss` is the mean of, so that a mean over batches is exact; a scalar tensor where only
             the batch's numbers tell.
+        pictures: what there is to see of a batch without targets, by a caption each: raw tokens `[batch, length,
+            token_dim]`, NaN where nothing is shown.
     """
 
     loss: Tensor | None
     predictions: Tensor
     targets: Tensor | None
     weight: int | Tensor
+    pictures: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @runtime_checkable  # for the checks of annotations in tests
@@ -846,12 +884,14 @@ class Task(nn.Module, ABC):
         monitor: by which metric checkpoints are chosen.
         targets: what it wants to learn of each sample.
         generates: whether it can go on with a sequence of discrete tokens; then it has `logits`.
+        mixes: whether it knows what to learn from samples that are mixed, as in `Tokenizer.mix`.
     """
 
     needs: Needs
     monitor: Monitor
     targets: Targets
-    generates: ClassVar[bool] = False
+    generates: bool = False
+    mixes: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, trunk: Trunk, batch: Batch) -> Output: ...

@@ -5,9 +5,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
+from plugformer.data.cache import Arrays, cached
 from plugformer.data.fingerprint import fingerprint
 from plugformer.interfaces import DataSource, Split
-from plugformer_synthetic.cache import Arrays, cached
 from plugformer_synthetic.distinct import check_sizes
 
 

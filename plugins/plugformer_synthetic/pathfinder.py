@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from plugformer.data.cache import Arrays
 from plugformer.errors import UserError
 from plugformer.interfaces import DataSpec, Sample, Split
-from plugformer_synthetic.cache import Arrays
 from plugformer_synthetic.distinct import distinct_splits
 from plugformer_synthetic.generated import Generated
 from plugformer_synthetic.snakes import Ground, Snake, Style, draw, move

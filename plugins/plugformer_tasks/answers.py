@@ -1,7 +1,7 @@
 """The words of a text that answer something, each from all before it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ class Answers(Task):
         whole_samples=True,
     )
     monitor = Monitor("val/accuracy", "max")
-    generates: ClassVar[bool] = True
+    generates = True
 
     def __init__(
         self, *, dim: int, tokens: TokenSpec, tied: bool = True, label_smoothing: float = 0.0, chunk: int = 1024

@@ -150,7 +150,7 @@ class NextToken(Task):
     """
 
     monitor = Monitor("val/loss", "min")
-    generates: ClassVar[bool] = True
+    generates = True
     output: VocabularyOutput
 
     def forward(self, trunk: Trunk, batch: Batch) -> TokensOutput:

@@ -8,12 +8,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from plugformer.data.drawing import Drawing, alike, check_trained, sorted_labels
+from plugformer.data.files import refuse
 from plugformer.data.fingerprint import fingerprint
 from plugformer.data.splits import SPLITS
 from plugformer.errors import UserError, unknown
 from plugformer.interfaces import DataSource, DataSpec, Sample, Split
-from plugformer_text.drawing import Drawing, alike, check_trained, sorted_labels
-from plugformer_text.files import refuse
 
 USUAL_NAMES: Mapping[Split, tuple[str, ...]] = {"val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 DRAW = "draw"

@@ -4,8 +4,8 @@ import sysconfig
 from functools import cache
 from pathlib import Path
 
+from plugformer.data.files import read_text
 from plugformer.errors import UserError
-from plugformer_text.files import read_text
 
 _LEFT_OUT = {"encodings", "test", "tests", "idle_test", "site-packages", "dist-packages", "lib-dynload", "__pycache__"}
 

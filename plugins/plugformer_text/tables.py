@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from plugformer.data.drawing import Drawing, alike, as_split, check_trained, sorted_labels
+from plugformer.data.files import match_files, read_text, refuse
 from plugformer.data.splits import SPLITS
 from plugformer.errors import UserError, unknown
 from plugformer.interfaces import DataSpec, Sample, Split
-from plugformer_text.drawing import Drawing, alike, as_split, check_trained, sorted_labels
-from plugformer_text.files import match_files, read_text, refuse
 from plugformer_text.text_source import TextSource, place
 
 LONGEST_FIELD = 2**31 - 1

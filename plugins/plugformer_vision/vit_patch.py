@@ -2,18 +2,19 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from plugformer.data.collate import stack
 from plugformer.errors import UserError, unknown
 from plugformer.interfaces import DataSpec, Embedding, Features, Grid, Layout, Sample, Tokenizer, Tokens, TokenSpec
+from plugformer.nn.patches import Patches
 from plugformer_vision.images import read_image
 
 
@@ -51,6 +52,7 @@ class VitPatch(Tokenizer):
             raise UserError(f"tokenizer.overlap={overlap}: must be at least 0 and less than patch_size={patch_size}.")
         self.patch_size = patch_size
         self.stride = patch_size - overlap
+        self.patches = Patches((patch_size, patch_size), (self.stride, self.stride))
         self.size = (image_size, image_size) if isinstance(image_size, int) else image_size
         self._may_resize, self._may_convert = image_size is not None, channels is not None
         self.channels: int | None = channels
@@ -60,9 +62,9 @@ class VitPatch(Tokenizer):
 
     @property
     def spec(self) -> TokenSpec:
-        height, width = self._shape()[1:]
-        shape = ((height - self.patch_size) // self.stride + 1, (width - self.patch_size) // self.stride + 1)
-        return TokenSpec(Grid(("row", "column"), shape), token_dim=self._shape()[0] * self.patch_size**2)
+        channels, height, width = self._shape()
+        grid = Grid(("row", "column"), self.patches.grid(height, width))
+        return TokenSpec(grid, token_dim=channels * self.patch_size**2, overlaps=self.patches.overlap)
 
     def assume(self, data: DataSpec) -> None:
         if data.image is None and None in (self.size, self.channels):
@@ -105,8 +107,7 @@ class VitPatch(Tokenizer):
     def embedding(self, *, dim: int) -> "PatchEmbedding":
         return PatchEmbedding(
             dim=dim,
-            patch_size=self.patch_size,
-            stride=self.stride,
+            patches=self.patches,
             grid=self.spec.grid,
             mean=self.mean,
             std=self.std,
@@ -185,27 +186,28 @@ class PatchEmbedding(Embedding):
     std: Tensor
     coordinates: Tensor
 
-    def __init__(
-        self, *, dim: int, patch_size: int, stride: int, grid: Grid, mean: Sequence[float], std: Sequence[float]
-    ) -> None:
+    def __init__(self, *, dim: int, patches: Patches, grid: Grid, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.patch_size = patch_size
-        self.stride = stride
+        self.patches = patches
         self.grid = grid
-        self.projection = nn.Linear(len(mean) * patch_size**2, dim)
+        self.projection = nn.Linear(len(mean) * prod(patches.size), dim)
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
         self.register_buffer("std", torch.tensor(std)[:, None, None])
         self.register_buffer("coordinates", grid.coordinates()[None], persistent=False)
 
-    def patches(self, image: Shaped[Tensor, "batch channels height width"]) -> Float[Tensor, "batch length token_dim"]:
-        """Normalised patches of uint8 images, in raster order."""
-        pixels = (image.to(self.mean.dtype) / 255 - self.mean) / self.std
-        return F.unfold(pixels, self.patch_size, stride=self.stride).transpose(1, 2)
-
     def forward(self, features: Features) -> Tokens:
-        embeddings = self.projection(self.patches(features["image"]))
+        raw = self.patches.cut(self._normalise(features["image"]))
         layout = Layout(self.coordinates, torch.zeros_like(self.coordinates[..., 0]), (self.grid,))
-        return Tokens(embeddings, layout)
+        return Tokens(self.projection(raw), layout, raw=raw)
+
+    def _normalise(
+        self, image: Shaped[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        return (image.to(self.mean.dtype) / 255 - self.mean) / self.std
+
+    def picture(self, raw: Float[Tensor, "batch length token_dim"]) -> Float[Tensor, "batch channels height width"]:
+        pixels = self.patches.join(raw, *self.grid.shape) * self.std + self.mean
+        return pixels.clamp(0, 1)
 
 
 def _transforms(augmentation: dict[str, dict[str, Any]]) -> Callable[[Tensor], Tensor] | None:

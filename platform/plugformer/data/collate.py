@@ -4,20 +4,31 @@ from collections.abc import Sequence
 
 import torch
 
-from plugformer.data.encoded import Encoded
+from plugformer.data.encoded import Encoded, seeded
 from plugformer.interfaces import Batch, Features, Targets, Tokenizer
 
 
 class Collate:
-    """Brings the encoded samples of a batch together, in a loader's worker."""
+    """Brings the encoded samples of a batch together, in a loader's worker.
 
-    def __init__(self, *, tokenizer: Tokenizer, targets: Targets | None) -> None:
+    Args:
+        tokenizer: fitted.
+        targets: of the task; None where there are none.
+        mix: whether the tokenizer may mix samples; how depends on the seed of the batch's first sample alone.
+    """
+
+    def __init__(self, *, tokenizer: Tokenizer, targets: Targets | None, mix: bool = False) -> None:
         self.tokenizer = tokenizer
         self.targets = targets
+        self.mix = mix and tokenizer.spec.mixes
 
     def __call__(self, encoded: Sequence[Encoded]) -> Batch:
+        inputs = self.tokenizer.collate([item["inputs"] for item in encoded])
+        if self.mix:
+            with seeded(encoded[0]["seed"]):
+                inputs = self.tokenizer.mix(inputs)
         return {
-            "inputs": self.tokenizer.collate([item["inputs"] for item in encoded]),
+            "inputs": inputs,
             "targets": self.targets.collate([item["targets"] for item in encoded]) if self.targets else {},
             "index": torch.tensor([item["index"] for item in encoded]),
         }

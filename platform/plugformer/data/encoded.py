@@ -15,6 +15,7 @@ class Encoded(TypedDict):
     inputs: Features
     targets: Features
     index: int
+    seed: int
 
 
 class EncodedSamples(Dataset[Encoded]):
@@ -41,14 +42,14 @@ class EncodedSamples(Dataset[Encoded]):
 
     def __getitem__(self, draw: Draw) -> Encoded:
         sample = self.samples[draw.index]
-        with _seeded(draw.seed):
+        with seeded(draw.seed):
             inputs = self.tokenizer.encode(sample, augment=self.augment)
             targets = self.targets.encode(sample, inputs) if self.targets else {}
-        return {"inputs": inputs, "targets": targets, "index": draw.index}
+        return {"inputs": inputs, "targets": targets, "index": draw.index, "seed": draw.seed}
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Draws from torch's generator depend on this seed alone, and leave no trace in it."""
     before = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed)

@@ -31,7 +31,7 @@ def make_loader(
         targets: of the task, or None for prediction.
         batch_size: samples in a batch; the last one holds what is left.
         num_workers: processes that encode.
-        seed: given, samples are shuffled and augmented, anew each epoch; else they come in order, as they are.
+        seed: given, samples are shuffled, augmented and mixed, anew each epoch; else they come in order, as they are.
         bucket: consecutive batches whose samples are sorted by length among each other; 0 to leave them as they come.
     """
     samples = tokenizer.sequences(samples)
@@ -47,7 +47,7 @@ def make_loader(
         sampler=sampler,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
-        collate_fn=Collate(tokenizer=tokenizer, targets=targets),
+        collate_fn=Collate(tokenizer=tokenizer, targets=targets, mix=seed is not None),
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # of its own, so that loading draws nothing from the model's
     )

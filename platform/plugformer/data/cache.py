@@ -24,7 +24,7 @@ def cached(make: Callable[[], Arrays], *, name: str, made_of: Mapping[str, objec
         folder: where the file lies; by default `plugformer` in the user's cache.
     """
     options = fingerprint(f"{key}={value}" for key, value in sorted(made_of.items()))
-    path = (folder or _user_cache()).expanduser() / f"{name}-{options}.npz"
+    path = (folder or user_cache()).expanduser() / f"{name}-{options}.npz"
     try:
         with path.open("rb") as kept, np.load(kept) as found:
             return dict(found)
@@ -42,5 +42,6 @@ def cached(make: Callable[[], Arrays], *, name: str, made_of: Mapping[str, objec
     return arrays
 
 
-def _user_cache() -> Path:
+def user_cache() -> Path:
+    """The folder for what can be made again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "plugformer"

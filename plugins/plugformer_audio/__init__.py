@@ -1,0 +1,1 @@
+"""Audio: tokenizers and data."""
