@@ -1,10 +1,10 @@
 """One label for a whole sample."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
@@ -32,6 +32,8 @@ from plugformer.nn.initialise import STD
 class Classification(Task):
     """A linear classifier on pooled hidden states (Devlin et al. 2019; Dosovitskiy et al. 2021).
 
+    Of samples that are mixed it learns both labels, each by its share (Zhang et al. 2018).
+
     Args:
         pool: `cls` prepends a learned token and reads the label off it; `mean` averages over all real tokens.
         label_smoothing: share of the target probability that is spread over all classes while training
@@ -42,6 +44,8 @@ class Classification(Task):
     Raises:
         UserError: data with fewer than two labels.
     """
+
+    mixes: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -72,17 +76,24 @@ class Classification(Task):
         hidden = trunk.backbone(tokens)
         logits = self.head(self.dropout(self.pooling(hidden, tokens)))
         label = batch["targets"].get("label")
-        return Output(self._loss(logits, label), logits, label, weight=len(logits))
+        loss = None if label is None else self._loss(logits, label, batch["inputs"])
+        return Output(loss, logits, label, weight=len(logits))
 
-    def _loss(self, logits: Float[Tensor, "batch classes"], label: Tensor | None) -> Tensor | None:
-        if label is None:
-            return None
-        return F.cross_entropy(logits, label, label_smoothing=self.label_smoothing if self.training else 0.0)
+    def _loss(self, logits: Float[Tensor, "batch classes"], label: Int[Tensor, "batch"], inputs: Features) -> Tensor:
+        smoothing = self.label_smoothing if self.training else 0.0
+        if "partner" not in inputs:
+            return F.cross_entropy(logits, label, label_smoothing=smoothing)
+        first, second = (
+            F.cross_entropy(logits, each, label_smoothing=smoothing, reduction="none")
+            for each in (label, label[inputs["partner"]])
+        )
+        return (inputs["own"] * first + (1 - inputs["own"]) * second).mean()
 
     def metrics(self) -> Mapping[str, Metric]:
         classes = len(self.labels)
         return {
             "accuracy": MulticlassAccuracy(classes, average="micro"),
+            "balanced_accuracy": MulticlassAccuracy(classes, average="macro"),
             "f1": MulticlassF1Score(classes, average="macro"),
             "confusion_matrix": MulticlassConfusionMatrix(classes),
         }

@@ -45,7 +45,5 @@ class Patches:
             for count, stride, size in zip((rows, columns), self.stride, self.size, strict=True)
         )
         flat = rearrange(patches, "batch length token_dim -> batch token_dim length")
-        total, times = (
-            F.fold(each, (height, width), self.size, stride=self.stride) for each in (flat, ones_like(flat))
-        )
-        return total / times
+        total = F.fold(flat, (height, width), self.size, stride=self.stride)
+        return total / F.fold(ones_like(flat), (height, width), self.size, stride=self.stride)
