@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 from PIL import Image
+from tests.torchvision_files import mnist
 
 from plugformer.registry import KINDS, build, find
 from plugformer.testing.comparing import noise
@@ -19,6 +21,37 @@ def image_folder(folder: Path) -> Mapping[str, Any]:
         pixels = noise(9, 8 + number % 3, seed=number).mul(60).add(128).clamp(0, 255).byte()
         Image.fromarray(pixels.numpy()).save(name)
     return {"root": folder}
+
+
+def audio_folder(folder: Path) -> Mapping[str, Any]:
+    for number in range(30):
+        name = folder / ("clap" if number % 2 else "snap") / f"{number}.{'wav' if number % 3 else 'flac'}"
+        name.parent.mkdir(exist_ok=True)
+        soundfile.write(name, noise(800 + 90 * (number % 4), 1 + number % 2, seed=number).mul(0.1).numpy(), 8000)
+    return {"root": folder}
+
+
+def speech_commands(folder: Path) -> Mapping[str, Any]:
+    """Six clips of each of three words by as many speakers, in the published layout."""
+    lists: dict[str, list[str]] = {"validation_list.txt": [], "testing_list.txt": []}
+    for number in range(18):
+        word, speaker = ("no", "yes", "zero")[number % 3], number // 3
+        name = f"{word}/{speaker:08x}_nohash_0.wav"
+        (folder / word).mkdir(exist_ok=True)
+        soundfile.write(folder / name, noise(800, seed=number).mul(0.1).numpy(), 16_000)
+        for held_out in [list(lists)[speaker]] if speaker < 2 else []:
+            lists[held_out].append(name)
+    for name, entries in lists.items():
+        (folder / name).write_text("\n".join(entries) + "\n", encoding="utf-8")
+    (folder / "_background_noise_").mkdir()
+    for name in ("hum", "hiss"):
+        soundfile.write(folder / "_background_noise_" / f"{name}.wav", noise(20_000, seed=99).mul(0.1).numpy(), 16_000)
+    return {"root": folder, "words": ["no", "yes"], "unknown": True, "silence": True}
+
+
+def torchvision(folder: Path) -> Mapping[str, Any]:
+    mnist(folder)
+    return {"dataset": "MNIST", "root": folder}
 
 
 def text_files(folder: Path) -> Mapping[str, Any]:
@@ -59,6 +92,37 @@ def hf(folder: Path) -> Mapping[str, Any]:
     return {"dataset": str(folder / "saved"), **COLUMNS}
 
 
+def audio_rows(folder: Path) -> list[dict[str, Any]]:
+    """Thirty clips of ten speakers beside their table."""
+    rows = [
+        {"path": f"{n}.wav", "kind": "ab"[n % 2], "said": f"Word {n % 3}", "by": f"speaker {n % 10}"} for n in range(30)
+    ]
+    for number, row in enumerate(rows):
+        soundfile.write(folder / row["path"], noise(800 + 90 * (number % 4), seed=number).mul(0.1).numpy(), 8000)
+    return rows
+
+
+COLUMNS_OF_AUDIO = {**COLUMNS, "text_column": "said"}
+
+
+def audio_csv(folder: Path) -> Mapping[str, Any]:
+    rows = audio_rows(folder)
+    lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+    (folder / "table").write_text("\n".join(lines), encoding="utf-8")
+    return {"paths": [f"{folder}/table"], **COLUMNS_OF_AUDIO}
+
+
+def audio_jsonl(folder: Path) -> Mapping[str, Any]:
+    (folder / "table").write_text("\n".join(map(json.dumps, audio_rows(folder))), encoding="utf-8")
+    return {"paths": [f"{folder}/table"], **COLUMNS_OF_AUDIO}
+
+
+def spoken_digits(folder: Path) -> Mapping[str, Any]:
+    pytest.importorskip("espeakng_loader")
+    few = {"voices": ["f1", "f3", "m1", "klatt", "whisper"], "accents": ["en-us"]}
+    return {**few, "val_fraction": 0.2, "test_fraction": 0.2, "cache": folder}
+
+
 FEW = {"train_size": 100, "val_size": 20, "test_size": 20}
 
 
@@ -77,7 +141,23 @@ def recall(folder: Path) -> Mapping[str, Any]:
 # What has to be there before a plugin can be built, or is quickly.
 PREPARED = {
     ("data", made.__name__): made
-    for made in (image_folder, text_files, csv, jsonl, parquet, hf, listops, pathfinder, recall)
+    for made in (
+        image_folder,
+        torchvision,
+        audio_folder,
+        audio_csv,
+        audio_jsonl,
+        speech_commands,
+        spoken_digits,
+        text_files,
+        csv,
+        jsonl,
+        parquet,
+        hf,
+        listops,
+        pathfinder,
+        recall,
+    )
 }
 
 # Vocabularies that a few words can fill.
@@ -101,8 +181,14 @@ def run_with(kind: str, name: str, folder: Path) -> list[str]:
     chosen += [f"{kind}.{key}={json.dumps(value, default=str)}" for key, value in made.items()]
     if name == "text_symbols":  # which says so if texts are longer
         chosen.append("tokenizer.packing=fill")
+    if name == "torchvision":  # whose images have more pixels
+        chosen.append("tokenizer.patch_size=7")
     if name == "image_folder":  # whose images are of several sizes
         chosen.append("tokenizer.image_size=8")
+    if kind == "tokenizer" and find(kind, name).load().modality == "audio":
+        chosen += ["data=audio_folder", *(f"data.{key}={value}" for key, value in audio_folder(folder).items())]
+    if kind == "data" and "audio" in build("data", {"name": name, **made}).spec.keys:
+        chosen.append("tokenizer=spectrogram")
     direction = direction_of_text(kind, name, made)
     if direction is None:
         return chosen
@@ -119,7 +205,7 @@ def direction_of_text(kind: str, name: str, options: Mapping[str, Any]) -> str |
     if kind == "backbone":
         return None if cls.direction == "bidirectional" else cls.direction
     if kind == "task" and hasattr(cls, "needs"):  # others' needs depend on their options
-        return min(cls.needs.directions)
+        return min(cls.needs.directions) if "discrete" in cls.needs.token_kinds else None
     of_text = kind == "tokenizer" and cls.modality == "text"
     if kind == "data":
         of_text = "text" in build("data", {"name": name, **options}).spec.keys

@@ -17,7 +17,10 @@ REFUSED = {
     ("tokenizer=text_bytes",): "tokenizer=text_bytes reads text, and data=digits has only id, image, label.\n"
     "  These would work: tokenizer=vit_patch",
     (*TEXT, "task=classification"): "task=classification: the data has 0 labels, at least 2 are needed.",
-    ("task=mlm",): "task=mlm needs discrete tokens; those of tokenizer=vit_patch are continuous.",
+    (*TEXT, "task=mae"): "task=mae needs continuous tokens; those of tokenizer=text_bytes are discrete.",
+    ("task=mlm", "tokenizer.patch_size=4", "tokenizer.overlap=2"): "task=mlm predicts tokens; those of "
+    "tokenizer=vit_patch with these options share numbers with their neighbours, from which they could be copied.\n"
+    "  Choose patches that don't overlap.",
     (*TEXT, "backbone=encoder", "task=causal_lm"): "task=causal_lm with these options needs a causal backbone; "
     "backbone=encoder is bidirectional.\n  These would work: backbone=decoder",
     ("data=docstrings", *TEXT[1:], "tokenizer.packing=fill"): "task=classification needs one sample in each sequence; "

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from plugformer.data import scan
 from plugformer.errors import UserError
 from plugformer_vision.image_folder import ImageFolder
 from plugformer_vision.images import image_shape, read_image
@@ -95,6 +96,28 @@ def test_a_bad_file_says_nothing_of_the_others_even_if_it_is_the_first(tmp_path)
     ids = {sample["id"] for split in ("train", "val", "test") for sample in source.samples(split)}
     assert len(ids) == 7
     assert "cat/0.png" not in ids
+
+
+def test_a_folder_that_was_verified_is_not_decoded_again(tmp_path, monkeypatch):
+    def refuse(path):
+        raise AssertionError(f"{path} is decoded")
+
+    monkeypatch.setattr(scan, "LONG", 0.0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    fill(tmp_path / "images")
+    ImageFolder(root=tmp_path / "images").verify()
+    monkeypatch.setattr(ImageFolder, "inspect", staticmethod(refuse))
+    ImageFolder(root=tmp_path / "images").verify()
+    (tmp_path / "images" / "cat" / "0.png").touch()
+    with pytest.raises(AssertionError, match=r"cat.0\.png is decoded"):
+        ImageFolder(root=tmp_path / "images").verify()
+
+
+def test_a_class_seen_in_the_test_alone_is_refused(tmp_path):
+    fill(tmp_path / "train")
+    fill(tmp_path / "test", labels=("cat", "dog", "owl"))
+    with pytest.raises(UserError, match="the folder train has no file of owl that can be used, so it can't be learned"):
+        ImageFolder(root=tmp_path, val_fraction=0.25).samples("train")
 
 
 def test_all_files_bad_is_told_as_such(tmp_path):

@@ -11,15 +11,16 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
-from tests.helpers import quick_config
+from tests.helpers import QUICK, quick_config
 from transformers import BertConfig, BertModel
 
 from plugformer.assemble import build_model, load_config, load_run, preview, read_checkpoint
 from plugformer.budget import example_batch
 from plugformer.cli.main import run as command
 from plugformer.errors import UserError
-from plugformer.interfaces import DataSource
+from plugformer.interfaces import DataSource, Grid
 from plugformer.nn.depth import freeze, parameter_depths
 from plugformer.nn.parameters import group_parameters
 from plugformer.predict import predict
@@ -241,6 +242,159 @@ def test_a_folder_of_hugging_faces_form_is_taken(composed, bert, tmp_path):
     model, match = begin(composed(f"init_from={tmp_path / 'bert'}", *pasted))
     assert torch.equal(model.trunk.embedding.table, theirs.embeddings.word_embeddings.weight)
     assert match.fits
+
+
+# ---------------------------------------------------------------------------------------------- continuous tokens
+
+
+def of_images(path, *overrides, edit=lambda weights: None):
+    """A checkpoint of a model of 8 × 8 pixels in patches of 2 × 2, and what begins a new model from it."""
+    path.mkdir(exist_ok=True)
+    checkpoint = a_checkpoint(path, quick_config("seed=7", *overrides), edit=edit)
+    return checkpoint, lambda *own: quick_config(f"init_from={checkpoint}", *overrides, *own)
+
+
+@pytest.mark.parametrize(
+    ("order", "size", "grid"),
+    [
+        ("raster", "16", (8, 8)),
+        ("raster", "[8,12]", (4, 6)),
+        ("raster", "[4,16]", (2, 8)),
+        ("axes", "[4,16]", (2, 8)),
+    ],
+    ids=str,
+)
+def test_positions_are_interpolated_to_another_grid(tmp_path, order, size, grid):
+    """Though it may have as many places; all else is taken as it is."""
+    path, beginning = of_images(tmp_path, f"position.order={order}")
+    model, match = begin(beginning(f"tokenizer.image_size={size}"))
+    theirs, position = find_weights(str(path)).tensors, model.trunk.backbone.position
+    tables = [name for name in theirs if ".position." in name]
+    brought = position.resized(
+        {name.removeprefix("trunk.backbone.position."): theirs[name] for name in tables},
+        (Grid(("row", "column"), (4, 4)),),
+    )
+    assert_equal(position.state_dict(), brought, list(brought))
+    assert_equal(bits(model), theirs, [name for name in theirs if name not in tables])
+    assert match.head == "taken"
+    changed = [
+        name
+        for name in tables
+        if not torch.equal(position.state_dict()[name[len("trunk.backbone.position.") :]], theirs[name])
+    ]
+    assert match.record()["interpolated"] == {"tensors": tuple(changed), "from": (4, 4), "to": grid}
+    told = match_lines(model, find_weights(str(path)), match)
+    assert f"  positions interpolated from 4 × 4 to {grid[0]} × {grid[1]}: backbone.position" in told
+
+
+def test_nothing_is_interpolated_on_the_same_grid(tmp_path):
+    """Larger images in larger patches would be; of positions without tables there is nothing to interpolate."""
+    path, beginning = of_images(tmp_path)
+    model, match = begin(beginning("tokenizer.image_size=[8,8]"))
+    assert match.interpolated is None
+    assert "interpolated" not in match.record()
+    assert_equal(bits(model), find_weights(str(path)).tensors, list(bits(model)))
+    for position in ("rope", "sinusoidal", "relative"):
+        _, beginning = of_images(tmp_path / position, f"position={position}")
+        assert begin(beginning("tokenizer.image_size=16"))[1].interpolated is None
+
+
+def test_text_is_not_stretched(composed, tmp_path):
+    path = a_checkpoint(tmp_path, composed("position=learned", tokenizer="text_bytes"))
+    with pytest.raises(UserError, match="not of this run's model") as caught:
+        begin(composed(f"init_from={path}", "position=learned", "tokenizer.max_length=64", tokenizer="text_bytes"))
+    assert str(caught.value).splitlines()[-1].strip() == "tokenizer.max_length=32"
+
+
+def colour_folder(path):
+    """Colour images of 8 × 8 pixels, as overrides."""
+    for number in range(40):
+        name = path / f"kind {number % 2}" / f"{number}.png"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        pixels = noise(8, 8, 3, seed=number).mul(60).add(128).clamp(0, 255).byte()
+        Image.fromarray(pixels.numpy()).save(name)
+    return ["data=image_folder", f"data.root={path}"]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "line"),
+    [
+        (["tokenizer.patch_size=4"], [], "tokenizer.patch_size=4"),
+        (["tokenizer.patch_size=4", "tokenizer.overlap=2"], [], "tokenizer.patch_size=4"),
+        (["tokenizer.patch_size=4"], ["tokenizer.overlap=1"], "tokenizer.patch_size=4 tokenizer.overlap=0"),
+        (["tokenizer.channels=3", "tokenizer.patch_size=4"], [], "tokenizer.patch_size=4 tokenizer.channels=3"),
+        (["colour"], [], "tokenizer.channels=3"),
+        (["colour", "tokenizer.patch_size=4"], [], "tokenizer.patch_size=4 tokenizer.channels=3"),
+        (
+            ["backbone.dim=32"],
+            ["tokenizer.patch_size=4", "tokenizer.image_size=16"],
+            "backbone.dim=32 tokenizer.patch_size=2",
+        ),
+    ],
+    ids=str,
+)
+def test_the_line_that_is_told_makes_weights_of_images_fit(tmp_path, theirs, ours, line):
+    """It says no more than it must: where only the grid differs, positions are interpolated."""
+    colour = colour_folder(tmp_path / "images") if "colour" in theirs else []
+    path = a_checkpoint(tmp_path, quick_config(*colour, *(each for each in theirs if each != "colour")))
+    config = [f"init_from={path}", *ours]
+    with pytest.raises(UserError) as caught:
+        begin(quick_config(*config))
+    *table, hint, told = str(caught.value).splitlines()
+    assert hint == "  Overrides that would make them fit:"
+    assert told.strip() == line
+    (positions,) = [row for row in table if ".position." in row]
+    assert positions.endswith("interpolated") == ("patch_size" in line and "dim" not in line)
+    assert begin(quick_config(*config, *shlex.split(told)))[1].fits
+
+
+def test_without_their_tokenizer_the_grid_must_be_theirs(tmp_path):
+    path, beginning = of_images(tmp_path, "tokenizer.image_size=8")
+    shutil.rmtree(tmp_path / "tokenizer")
+    assert begin(beginning())[1].fits
+    with pytest.raises(UserError) as caught:
+        begin(quick_config(f"init_from={path}", "tokenizer.image_size=16"))
+    *_, hint, told = str(caught.value).splitlines()
+    assert (hint, told.strip()) == ("  Overrides that would make them fit:", "tokenizer.image_size=8")
+
+
+def test_where_the_data_differs_no_override_is_made_up(tmp_path):
+    path = a_checkpoint(tmp_path, quick_config(*colour_folder(tmp_path / "images"), "tokenizer.channels=3"))
+    weights = read_checkpoint(path)
+    weights["plugformer"]["config"]["tokenizer"]["channels"] = 1  # which is none of theirs
+    torch.save(weights, path)
+    with pytest.raises(UserError) as caught:
+        begin(quick_config(f"init_from={path}", "tokenizer.channels=1"))
+    assert str(caught.value).splitlines()[-1] == ("  Their composition is this run's, so it is the data that differs.")
+
+
+@pytest.mark.parametrize("task", ["mlm", "mae"])
+def test_classification_begins_from_pre_training(tmp_path, task):
+    """The trunk is taken whole and no more, the head is drawn as in any run."""
+    path = a_checkpoint(tmp_path, quick_config("seed=7", f"task={task}"))
+    own = ["seed=5", "trainer.layer_decay=0.5"]
+    model, match = begin(quick_config(f"init_from={path}", *own))
+    assert match.head == f"new: theirs is of task={task}"
+    assert {name.partition(".")[0] for name in match.left} <= {"task"}
+    model, plain, theirs = bits(model), bits(begin(quick_config(*own))[0]), find_weights(str(path)).tensors
+    assert_equal(model, theirs, [name for name in model if name.startswith("trunk.")])
+    assert_equal(model, plain, [name for name in model if name.startswith("task.")])
+
+
+def test_a_run_and_check_tell_what_was_interpolated(tmp_path, capsys):
+    first, run = tmp_path / "first", tmp_path / "run"
+    first.mkdir()
+    path = a_checkpoint(first, quick_config("seed=7", "task=mlm"))
+    own = [f"init_from={path}", "tokenizer.image_size=16"]
+    train(quick_config(f"run_dir={run}", *own))
+    told = "positions interpolated from 4 × 4 to 8 × 8: backbone.position\n"
+    assert told in capsys.readouterr().out
+    table = "trunk.backbone.position.tables.0.0.weight"
+    said = json.loads((run / "init_from.json").read_text())
+    assert said["interpolated"] == {"tensors": [table], "from": [4, 4], "to": [8, 8]}
+    assert table in said["taken"]
+    command(["check", *QUICK[:3], *own])
+    assert told in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------------------------- what doesn't fit

@@ -37,15 +37,9 @@ SPEC = TokenSpec(Grid(("position",), (64,)), vocab_size=VOCAB, specials=SPECIALS
 TASKS = {"mlm": MaskedLM, "causal_lm": CausalLM, "prefix_lm": PrefixLM}
 
 
-class TestClassificationOfTextByMean(TaskSuite):
+class TestClassificationByMean(TaskSuite):
     name = "classification"
     options = {"pool": "mean"}  # noqa: RUF012
-    tokens = TaskSuite.discrete
-
-
-class TestClassificationOfTextByClassToken(TaskSuite):
-    name = "classification"
-    tokens = TaskSuite.discrete
 
 
 class TestMaskedLanguageModelOfWords(TaskSuite):
@@ -274,8 +268,8 @@ def test_a_tokenizer_without_what_is_needed_is_refused():
             "task=causal_lm with these options needs a causal backbone; backbone=mine is bid",
         ),
         ("prefix_lm", "causal", "task=prefix_lm with these options needs a prefix backbone; backbone=mine is causal"),
-        ("mlm", None, "task=mlm needs discrete tokens; those of tokenizer=mine are continuous"),
-        ("causal_lm", None, "task=causal_lm needs discrete tokens"),
+        ("answers", None, "task=answers needs discrete tokens; those of tokenizer=mine are continuous"),
+        ("mae", "bidirectional", "task=mae needs continuous tokens; those of tokenizer=mine are discrete"),
     ],
 )
 def test_what_does_not_go_with_a_task_is_refused_by_name(task, direction, message):
@@ -285,7 +279,8 @@ def test_what_does_not_go_with_a_task_is_refused_by_name(task, direction, messag
     model.trunk = SimpleNamespace(backbone=SimpleNamespace(direction=direction))
     tokenizer = SimpleNamespace(modality="text", spec=spec)
     with pytest.raises(UserError, match=message):
-        check_compatible(config, source=DataSpec(frozenset({"text"})), tokenizer=tokenizer, model=model)
+        source = DataSpec(frozenset({"text", "answers"}))
+        check_compatible(config, source=source, tokenizer=tokenizer, model=model)
 
 
 # ---------------------------------------------------------------------------------------------- causal

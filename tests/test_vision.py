@@ -1,17 +1,22 @@
 """Images: patches as tokens, and data of digits and of folders."""
 
 import re
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
 from plugformer.errors import UserError
 from plugformer.interfaces import DataSpec
+from plugformer.testing.comparing import draws_nothing
+from plugformer.testing.tokenizer import TokenizerSuite
 from plugformer_vision.digits import Digits
 from plugformer_vision.image_folder import ImageFolder
+from plugformer_vision.images import read_image
 from plugformer_vision.vit_patch import VitPatch
 
 AUGMENTATION = {"RandomRotation": {"degrees": 20}, "RandomHorizontalFlip": {"p": 0.5}}
@@ -92,6 +97,109 @@ def test_augmentation_follows_torchs_seed_and_happens_on_demand():
     assert torch.equal(tokenizer.encode(sample)["image"], sample["image"])
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", ["RandAugment", "TrivialAugmentWide", "AutoAugment", "AugMix", "RandomErasing"])
+def test_augmentation_policies_go_with_any_channels(name, channels):
+    tokenizer, sample = fitted(images(channels=channels), augmentation={name: {}}), images(channels=channels)[0]
+    seen = []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        with draws_nothing(but="torch"):
+            seen.append(tokenizer.encode(sample, augment=True)["image"])
+        assert (seen[-1].shape, seen[-1].dtype) == (sample["image"].shape, torch.uint8)
+    assert any(not torch.equal(image, sample["image"]) for image in seen)
+    assert torch.equal(sample["image"], images(channels=channels)[0]["image"]), "the sample itself is changed"
+
+
+# ---------------------------------------------------------------------------------------------- sizes
+
+SHAPES = [(40, 40), (40, 30), (30, 41), (8, 100), (100, 7), (8, 12), (3, 5), (1, 1), (37, 64)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("side", [8, 32])
+def test_cropping_is_torchvisions_evaluation(shape, side):
+    """The short side brought to the size, then the middle."""
+    [sample] = images(1, height=shape[0], width=shape[1])
+    tokenizer = fitted([sample], image_size=side, resize="crop")
+    expected = v2.Compose([v2.Resize(side, antialias=True), v2.CenterCrop(side)])(sample["image"])
+    assert torch.equal(tokenizer.encode(sample)["image"], expected)
+
+
+def slopes(height, width):
+    """From dark to light: downwards in the first channel, to the right in the others."""
+    down = torch.linspace(0, 255, height).byte()[:, None].expand(height, width)
+    right = torch.linspace(0, 255, width).byte().expand(height, width)
+    return {"image": torch.stack([down, right, right])}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("size", [(8, 12), (12, 8), (9, 9)])
+def test_cropping_keeps_proportions_and_stretching_all(shape, size):
+    """Of a slope: what is seen of it, and how steep it is."""
+    height, width = shape
+    sample = slopes(height, width)
+    cropped = fitted([sample], patch_size=1, image_size=size, resize="crop").encode(sample)["image"]
+    stretched = fitted([sample], patch_size=1, image_size=size).encode(sample)["image"]
+    assert cropped.shape == stretched.shape == (3, *size)
+    expected = F.interpolate(sample["image"][None].float(), size, mode="bilinear", antialias=True)[0]
+    assert (stretched.float() - expected).abs().max() <= 1
+    shares = [min(1, size[0] / size[1] * width / height), min(1, size[1] / size[0] * height / width)]
+    if min(shape) < 8:
+        return  # too few steps to measure
+    spans = [float(cropped[0, -1, 0]) - float(cropped[0, 0, 0]), float(cropped[1, 0, -1]) - float(cropped[1, 0, 0])]
+    for span, share, side in zip(spans, shares, size, strict=True):
+        assert span == pytest.approx(255 * share * (1 - 1 / side), rel=0.2, abs=8)
+
+
+def test_images_of_the_right_size_stay_as_they_are():
+    for resize in ("stretch", "crop"):
+        tokenizer = fitted(images(), image_size=(10, 16), resize=resize)
+        assert all(torch.equal(tokenizer.encode(sample)["image"], sample["image"]) for sample in images())
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop"])
+def test_what_is_read_is_what_evaluation_sees(tmp_path, resize):
+    for mode, size in [("RGB", (20, 33)), ("L", (33, 20)), ("RGBA", (9, 9))]:
+        path = draw(tmp_path / f"{mode}.png", mode=mode, size=size)
+        tokenizer = fitted(images(), image_size=8, channels=3, resize=resize, random_crop=(0.1, 0.2), **AUGMENTED)
+        seen = tokenizer.encode({"id": "x", "image": read_image(path)})["image"]
+        assert torch.equal(tokenizer.read(str(path))["image"], seen)
+        assert torch.equal(tokenizer.encode(tokenizer.read(str(path)))["image"], seen)
+
+
+AUGMENTED = {"augmentation": AUGMENTATION, "mixup": 0.2, "cutmix": 1.0}
+
+
+def test_random_crops_are_torchvisions_of_the_original():
+    tokenizer = fitted(images(height=40, width=50), image_size=8, random_crop=(0.08, 1.0))
+    reference = v2.RandomResizedCrop(8, scale=(0.08, 1.0), antialias=True)
+    for seed, sample in enumerate(images(10, height=40, width=50)):
+        torch.manual_seed(seed)
+        with draws_nothing(but="torch"):
+            varied = tokenizer.encode(sample, augment=True)["image"]
+        torch.manual_seed(seed)
+        assert torch.equal(varied, reference(sample["image"]))
+
+
+def test_random_crops_have_the_shares_that_are_set():
+    tokenizer = fitted([slopes(128, 128)], image_size=32, random_crop=(0.2, 0.3))
+    areas = []
+    for seed in range(100):
+        torch.manual_seed(seed)
+        down, right, _ = tokenizer.encode(slopes(128, 128), augment=True)["image"].float() / 255
+        areas.append(float((down[-1, 0] - down[0, 0]) * (right[0, -1] - right[0, 0])) / (1 - 1 / 32) ** 2)
+    assert 0.18 < min(areas) < 0.22
+    assert 0.28 < max(areas) < 0.32
+
+
+def test_statistics_are_of_what_evaluation_sees():
+    plain = {"image_size": 8, "resize": "crop"}
+    first, second = fitted(images(), **plain), fitted(images(), **plain, random_crop=(0.1, 1.0), **AUGMENTED)
+    assert (first.mean, first.std) == (second.mean, second.std)
+    assert torch.equal(first.encode(images()[0])["image"], second.encode(images()[0])["image"])
+
+
 def test_images_of_several_kinds_are_brought_to_one_by_option_alone():
     mixed = [*images(2), *images(2, channels=1, height=12, width=12)]
     tokenizer = fitted(mixed, patch_size=4, image_size=8, channels=1)
@@ -104,7 +212,13 @@ def test_images_of_several_kinds_are_brought_to_one_by_option_alone():
         ({"patch_size": 0}, r"tokenizer.patch_size=0: must be at least 1"),
         ({"patch_size": 2, "overlap": 2}, r"tokenizer.overlap=2: must be at least 0 and less than patch_size=2"),
         ({"augmentation": {"RandomRotatoin": {}}}, r"augmentation.RandomRotatoin: no such .* mean RandomRotation\?"),
-        ({"augmentation": {"CutMix": {}}}, r"augmentation.CutMix: no such transform"),
+        ({"augmentation": {"CutMix": {}}}, r"augmentation.CutMix: mixes the images of a batch.*\n.*tokenizer.cutmix="),
+        ({"mixup": -1.0}, r"tokenizer.mixup=-1.0: must be greater than 0"),
+        ({"cutmix": -1.0}, r"tokenizer.cutmix=-1.0: must be greater than 0"),
+        ({"random_crop": (0.0, 1.0)}, r"random_crop=\[0.0, 1.0\]: must be two shares of the area"),
+        ({"random_crop": (0.9, 0.1)}, r"random_crop=\[0.9, 0.1\]: must be two shares of the area, the smaller first"),
+        ({"random_crop": (0.5, 1.5)}, r"random_crop=\[0.5, 1.5\]: must be .* at most 1"),
+        ({"resize": "crop"}, r"tokenizer.resize=crop: images keep their size unless tokenizer.image_size"),
         ({"augmentation": {"RandomRotation": {"angle": 3}}}, r"augmentation.RandomRotation: .*'angle'"),
     ],
 )
@@ -137,6 +251,11 @@ def test_images_that_differ_are_named():
     crops = fitted(images(), augmentation={"RandomCrop": {"size": 6}})
     with pytest.raises(UserError, match=r"augmentation changes the image size from \[3, 10, 16\] to \[3, 6, 6\]"):
         crops.encode(images()[0], augment=True)
+
+
+class TestPatchesOfVariedAndMixedImages(TokenizerSuite):
+    name = "vit_patch"
+    options: ClassVar = {"image_size": 10, "resize": "crop", "random_crop": (0.2, 0.9), "channels": 3, **AUGMENTED}
 
 
 # ---------------------------------------------------------------------------------------------- digits

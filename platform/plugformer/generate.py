@@ -23,6 +23,7 @@ from plugformer.errors import UserError
 from plugformer.generating import Generating, load_generating
 from plugformer.prompts import check_room, encode_prompt
 from plugformer.settings import GenerateSettings
+from plugformer.tokens import same_tokens
 
 NUM_TOKENS = 100  # that follow a prompt, if nothing else is said
 
@@ -160,12 +161,8 @@ def _check_same_tokens(main: Generating, draft: Generating) -> None:
     Raises:
         UserError: the numbers of tokens mean something else to the draft.
     """
-    files = [
-        {file.relative_to(each.run.tokenizer): file.read_bytes() for file in each.run.tokenizer.rglob("*.*")}
-        for each in (main, draft)
-    ]
-    sizes = [each.tokenizer.spec.vocab_size for each in (main, draft)]
-    if files[0] != files[1] or sizes[0] != sizes[1]:
+    if not same_tokens(main.tokenizer, draft.tokenizer):
+        sizes = [each.tokenizer.spec.vocab_size for each in (main, draft)]
         of_draft = f"{draft.config['tokenizer']['name']} of {sizes[1]} tokens"
         raise UserError(
             f"draft={draft.run.path}: its tokenizer, {of_draft}, isn't that of {main.run.path}, "

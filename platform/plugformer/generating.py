@@ -58,6 +58,9 @@ def load_generating(path: str | Path, settings: GenerateSettings) -> Generating:
         able = ", ".join(f"task={name}" for name in plugins_that("task", lambda cls: cls.generates))
         raise UserError(f"{path}: task={task} can't go on with a sequence.\n  A run of one of these could: {able}")
     tokenizer, model = load_run(path, config, checkpoint=settings.checkpoint)
+    if not model.task.generates:
+        kind = f"{tokenizer.spec.token_kind} tokens, as tokenizer={config['tokenizer']['name']} makes them"
+        raise UserError(f"{path}: task={task} can't go on with a sequence of {kind}.")
     dtype = None if settings.precision is None else PRECISIONS[settings.precision.removesuffix("-true")]
     cache = _choose_cache(settings, model, config)
     places = count_places(model, tokenizer)

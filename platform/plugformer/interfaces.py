@@ -390,9 +390,12 @@ class Embedding(nn.Module, ABC):
 
     Attributes:
         table: float `[vocab, dim]`, a vector for each discrete token, which a task may tie its output to; else None.
+        picture_axes: what the height and the width of a `picture` stand for, as in `("frequency", "time")`, if it is a
+            chart: one channel in colours, from the bottom left. None if it is an image.
     """
 
     table: nn.Parameter | None = None
+    picture_axes: ClassVar[tuple[str, str] | None] = None
 
     @abstractmethod
     def forward(self, features: Features) -> Tokens:
@@ -891,7 +894,7 @@ class Task(nn.Module, ABC):
     monitor: Monitor
     targets: Targets
     generates: bool = False
-    mixes: ClassVar[bool] = False
+    mixes: bool = False
 
     @abstractmethod
     def forward(self, trunk: Trunk, batch: Batch) -> Output: ...

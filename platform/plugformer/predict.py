@@ -1,4 +1,4 @@
-"""What a trained model says of new inputs."""
+"""What a trained model says of new inputs, and what there is to see of them."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from plugformer.assemble import load_config, load_run
@@ -14,15 +15,22 @@ from plugformer.data.collate import Collate
 from plugformer.data.draws import InOrder
 from plugformer.data.encoded import EncodedSamples
 from plugformer.errors import UserError
-from plugformer.interfaces import Batch, Sample, Token, Tokenizer
+from plugformer.interfaces import Batch, Output, Sample, Token, Tokenizer
 from plugformer.model import Model
+from plugformer.pictures import Album
 from plugformer.prompts import check_room, count_places, encode_prompt
+from plugformer.run_dir import RunDir
 
 
 def predict(
-    path: str | Path, inputs: Sequence[str], *, checkpoint: str = "best", batch_size: int = 64
+    path: str | Path,
+    inputs: Sequence[str],
+    *,
+    checkpoint: str = "best",
+    batch_size: int = 64,
+    pictures: str | Path | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Predictions in the order of the inputs, each with the `input` it is of.
+    """Predictions in the order of the inputs, each with the `input` it is of and, if there is one, its `picture`.
 
     Args:
         path: a run directory.
@@ -30,10 +38,12 @@ def predict(
             sequence: what it says comes next follows the text, not what marks a document's end.
         checkpoint: `best` or `last`.
         batch_size: inputs at a time.
+        pictures: the folder for PNG files of tasks that have something to show; by default in the run directory. They
+            have the names of the inputs; what is there under the same name is replaced.
 
     Raises:
         UserError: not a run directory, or inputs that can't be read; all of them are named before anything is
-            predicted.
+            predicted. Or a folder for pictures that can't be written, or where there is nothing to show.
     """
     config = load_config(path)
     tokenizer, model = load_run(path, config, checkpoint=checkpoint)
@@ -46,12 +56,24 @@ def predict(
             problems.append(str(error))
     if problems:
         raise UserError("\n  ".join([f"{len(problems)} of {len(inputs)} inputs can't be read.", *problems]))
+    album = Album(RunDir(path).pictures if pictures is None else Path(pictures), inputs)
     sources = iter(inputs)
     for batch in _batches(samples, tokenizer=tokenizer, batch_size=batch_size):
         with torch.inference_mode():
-            described = model.task.describe(model(batch))
-        for found in described:
-            yield {"input": next(sources), **_spoken(found, tokenizer)}
+            output = model(batch)
+            described = model.task.describe(output)
+            shown = _pictures(output, model)
+        if pictures is not None and not shown:
+            raise UserError(
+                f"pictures={pictures}: task={config['task']['name']} with tokenizer={config['tokenizer']['name']} has "
+                "nothing to show.\n  Leave it out."
+            )
+        for number, found in enumerate(described):
+            said = {"input": next(sources), **_spoken(found, tokenizer)}
+            if shown:
+                one = {caption: each[number] for caption, each in shown.items()}
+                said["picture"] = str(album.add(one, axes=model.trunk.embedding.picture_axes))
+            yield said
 
 
 def _read_prompt(source: str, *, tokenizer: Tokenizer, model: Model, config: Config) -> Sample:
@@ -75,6 +97,14 @@ def _batches(samples: Sequence[Sample], *, tokenizer: Tokenizer, batch_size: int
         sampler=InOrder(len(samples)),
         collate_fn=Collate(tokenizer=tokenizer, targets=None),
     )
+
+
+def _pictures(output: Output, model: Model) -> dict[str, Tensor]:
+    """By caption, `[batch, channels, height, width]`; none where the task or its tokens have nothing to show."""
+    try:
+        return {caption: model.trunk.embedding.picture(raw) for caption, raw in output.pictures.items()}
+    except NotImplementedError:
+        return {}
 
 
 def _spoken(value: Any, tokenizer: Tokenizer) -> Any:

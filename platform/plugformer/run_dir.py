@@ -28,6 +28,7 @@ class RunDir:
     checkpoints/      best.ckpt by the task's monitor, last.ckpt
     metrics.csv       every logged metric by step
     summary.json      final metrics, flat, as `split/metric`
+    pictures/         what `plugformer predict` drew, where there is something to see
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -42,6 +43,7 @@ class RunDir:
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.csv"
         self.summary = self.path / "summary.json"
+        self.pictures = self.path / "pictures"
 
     def check_free(self) -> None:
         """

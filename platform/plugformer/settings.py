@@ -41,15 +41,27 @@ class LoaderSettings:
         num_workers: processes that encode samples beside the training one; has no effect on what is drawn.
         bucket: consecutive batches whose samples are sorted by length among each other, so that little is padded; 0 for
             none. In evaluation it changes the order of samples alone.
+        train_share: of the training samples that are used at all, by the tokenizer too: the same share of each class,
+            and at least one sample of it. Validation and test stay as they are.
+        train_share_seed: decides which; apart from the run's seed, so that runs of several seeds share them.
     """
 
     batch_size: int = 64
     eval_batch_size: int = 256
     num_workers: int = 0
     bucket: int = 0
+    train_share: float = 1.0
+    train_share_seed: int = 0
 
     def __post_init__(self) -> None:
         _at_least(self, "loader", batch_size=1, eval_batch_size=1, num_workers=0, bucket=0)
+        if not 0 < self.train_share <= 1:
+            raise UserError(f"loader.train_share={self.train_share}: must be greater than 0 and at most 1.")
+        if self.train_share == 1 and self.train_share_seed:
+            raise UserError(
+                f"loader.train_share_seed={self.train_share_seed}: has no effect, because all training samples are "
+                "used.\n  Set loader.train_share, as in loader.train_share=0.1."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

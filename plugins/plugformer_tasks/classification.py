@@ -1,7 +1,7 @@
 """One label for a whole sample."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -45,7 +45,7 @@ class Classification(Task):
         UserError: data with fewer than two labels.
     """
 
-    mixes: ClassVar[bool] = True
+    mixes = True
 
     def __init__(
         self,

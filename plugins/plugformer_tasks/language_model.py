@@ -1,7 +1,6 @@
-"""What the tasks that predict tokens share."""
+"""What the tasks that predict discrete tokens share."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 
 from plugformer.errors import UserError
-from plugformer.interfaces import Batch, Monitor, Output, Task, Token, Tokens, TokenSpec, Trunk
+from plugformer.interfaces import Output, Token, Tokens, TokenSpec, Trunk
 from plugformer.nn.cross_entropy import cross_entropy, likeliest
 
 TOLD = 5  # likely tokens that a prediction names
@@ -140,59 +139,12 @@ class VocabularyOutput(nn.Module):
         return trunk.embedding.table
 
 
-# ---------------------------------------------------------------------------------------------- the next token
-
-
-class NextToken(Task):
-    """Predicts each token from those before it. A subclass says which of them count.
-
-    Nothing is predicted across the border between two documents of a sequence, and nothing from or at padding.
-    """
-
-    monitor = Monitor("val/loss", "min")
-    generates = True
-    output: VocabularyOutput
-
-    def forward(self, trunk: Trunk, batch: Batch) -> TokensOutput:
-        ids, size = batch["inputs"]["ids"], batch["inputs"].get("bytes")
-        tokens, counts = self.prepare(trunk.embed(batch["inputs"]), batch)
-        hidden = trunk.backbone(tokens)
-        assert hidden.shape[:2] == ids.shape, "a hidden state for each id"
-        made = self.output(trunk, hidden, following(ids), counts, None if size is None else following(size))
-        if not self.training:
-            made.likely, made.probabilities = self.output.likeliest(trunk, last_valid(hidden, tokens))
-        return made
-
-    def prepare(self, tokens: Tokens, batch: Batch) -> tuple[Tokens, Bool[Tensor, "batch length"]]:
-        """What goes into the backbone, and which places predict a token that counts."""
-        return tokens, continues(tokens)
-
-    def logits(self, trunk: Trunk, hidden: Float[Tensor, "batch places dim"]) -> Float[Tensor, "batch places vocab"]:
-        return self.output.logits(trunk, hidden)
-
-    def metrics(self) -> Mapping[str, Metric]:
-        return {"accuracy": Accuracy(), "perplexity": Perplexity(), "bits_per_byte": BitsPerByte()}
-
-    def describe(self, output: Output) -> list[dict[str, Any]]:
-        """The loss in nats a token, and the tokens most likely to come next."""
-        assert isinstance(output, TokensOutput)
-        return [{**each, "next": output.told(number, 0)} for number, each in enumerate(summaries(output))]
+# ---------------------------------------------------------------------------------------------- where
 
 
 def following(values: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
     """At each place what stands at the next; 0 at the last."""
     return F.pad(values[:, 1:], (0, 1))
-
-
-def continues(tokens: Tokens) -> Bool[Tensor, "batch length"]:
-    """Which tokens are followed by another of the same document."""
-    batch, length = tokens.embeddings.shape[:2]
-    found = torch.ones(batch, length - 1, dtype=torch.bool, device=tokens.embeddings.device)
-    if tokens.valid is not None:
-        found = found & tokens.valid[:, 1:] & tokens.valid[:, :-1]
-    if tokens.segments is not None:
-        found = found & (tokens.segments[:, 1:] == tokens.segments[:, :-1])
-    return F.pad(found, (0, 1))
 
 
 def last_valid(hidden: Float[Tensor, "batch length dim"], tokens: Tokens) -> Float[Tensor, "batch 1 dim"]:

@@ -1,7 +1,7 @@
 """Hidden tokens from those around them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,29 +23,42 @@ from plugformer.interfaces import (
     Trunk,
 )
 from plugformer_tasks.language_model import Accuracy, Perplexity, TokensOutput, VocabularyOutput, summaries
+from plugformer_tasks.other_kind import refuse_other_kind
+from plugformer_tasks.simmim import SimMIM
 
 
 class MaskedLM(Task):
-    """Predict tokens that were hidden, from all others (Devlin et al. 2019, section 3.1).
+    """Predict tokens that were hidden, from all others.
 
-    Which are hidden is drawn anew each time a sample is seen in training (Liu et al. 2019, RoBERTa), and is always the
-    same in validation. Special tokens never are. In prediction, the mask tokens of the input are filled in.
+    Of discrete tokens as BERT does (Devlin et al. 2019, section 3.1), of continuous ones as SimMIM does (Xie et al.
+    2022). Which are hidden is drawn anew each time a sample is seen in training (Liu et al. 2019, RoBERTa), and is
+    always the same in validation. Special tokens never are. In prediction, the mask tokens of the input are filled in;
+    of continuous tokens as many are hidden as in validation.
 
     Args:
-        share: of the tokens that are chosen to be predicted; at least one of each sequence is.
-        mask_share: of the chosen tokens, those replaced by the mask token.
-        random_share: of the chosen tokens, those replaced by any ordinary token; what is left stays as it is.
-        whole_words: choose words instead of tokens; needs a tokenizer that tells them.
-        tied: whether the embedding's table is the output's matrix too (Press and Wolf 2017).
-        norm_eps: added to the variance in the norm before the output.
-        label_smoothing: share of the target probability that is spread over the vocabulary while training.
-        chunk: tokens whose logits are held at once; fewer take less memory.
+        share: of the tokens that are chosen to be predicted; at least one of each sequence is. Null for 0.15 of
+            discrete tokens and 0.6 of continuous ones.
+        mask_share: of the chosen discrete tokens, those replaced by the mask token.
+        random_share: of the chosen discrete tokens, those replaced by any ordinary one; what is left stays as it is.
+        whole_words: choose words instead of discrete tokens; needs a tokenizer that tells them.
+        tied: of discrete tokens, whether the embedding's table is the output's matrix too (Press and Wolf 2017).
+        norm_eps: of discrete tokens, added to the variance in the norm before the output.
+        label_smoothing: of discrete tokens, share of the target probability that is spread over the vocabulary while
+            training.
+        chunk: discrete tokens whose logits are held at once; fewer take less memory.
+        masking: of continuous tokens, `random` hides squares, `blocks` rectangles of random size and shape (Bao et al.
+            2022, BEiT).
+        unit: of continuous tokens, side of the squares that are hidden at once, or of one of the size of the smallest
+            block; null for 1 or 4.
+        loss: of continuous tokens, `l1`, the mean absolute error, or `l2`, the mean squared one.
+        normalise: whether each continuous token that is to be predicted is brought to mean 0 and deviation 1 first (He
+            et al. 2022, section 4.1).
 
     Raises:
-        UserError: a share out of range, or a tokenizer without what is needed.
+        UserError: an option out of range or of the other kind of tokens, or a tokenizer without what is needed.
     """
 
-    needs = Needs(directions=frozenset({"bidirectional"}), token_kinds=frozenset({"discrete"}))
+    needs = Needs(directions=frozenset({"bidirectional"}))
     monitor = Monitor("val/loss", "min")
 
     def __init__(
@@ -53,7 +66,7 @@ class MaskedLM(Task):
         *,
         dim: int,
         tokens: TokenSpec,
-        share: float = 0.15,
+        share: float | None = None,
         mask_share: float = 0.8,
         random_share: float = 0.1,
         whole_words: bool = False,
@@ -61,8 +74,35 @@ class MaskedLM(Task):
         norm_eps: float = 1e-12,
         label_smoothing: float = 0.0,
         chunk: int = 1024,
+        masking: Literal["random", "blocks"] = "random",
+        unit: int | None = None,
+        loss: Literal["l1", "l2"] = "l1",
+        normalise: bool = True,
     ) -> None:
         super().__init__()
+        refuse_other_kind(
+            MaskedLM,
+            tokens,
+            discrete={
+                "mask_share": mask_share,
+                "random_share": random_share,
+                "whole_words": whole_words,
+                "tied": tied,
+                "norm_eps": norm_eps,
+                "label_smoothing": label_smoothing,
+                "chunk": chunk,
+            },
+            continuous={"masking": masking, "unit": unit, "loss": loss, "normalise": normalise},
+        )
+        self.simmim: SimMIM | None = None
+        if tokens.token_kind == "continuous":
+            share = 0.6 if share is None else share
+            self.simmim = SimMIM(
+                dim=dim, tokens=tokens, share=share, masking=masking, unit=unit, loss=loss, normalise=normalise
+            )
+            self.needs, self.mixes, self.targets = self.simmim.needs, self.simmim.mixes, self.simmim.targets
+            return
+        share = 0.15 if share is None else share
         if not 0 < share <= 1:
             raise UserError(f"task.share={share}: must be more than 0 and at most 1.")
         if min(mask_share, random_share) < 0 or mask_share + random_share > 1 + 1e-9:
@@ -70,8 +110,7 @@ class MaskedLM(Task):
                 f"task.mask_share={mask_share}, task.random_share={random_share}: neither may be negative, and their "
                 "sum must be at most 1."
             )
-        if tokens.token_kind == "discrete":  # others are refused once it is known what is needed
-            _check(tokens, whole_words=whole_words)
+        _check(tokens, whole_words=whole_words)
         self.mask = tokens.specials.get("mask", 0)
         self.targets = Hidden(
             tokens=tokens, share=share, mask_share=mask_share, random_share=random_share, whole_words=whole_words
@@ -81,7 +120,9 @@ class MaskedLM(Task):
             dim=dim, tokens=tokens, tied=tied, bias=True, label_smoothing=label_smoothing, chunk=chunk
         )
 
-    def forward(self, trunk: Trunk, batch: Batch) -> TokensOutput:
+    def forward(self, trunk: Trunk, batch: Batch) -> Output:
+        if self.simmim is not None:
+            return self.simmim(trunk, batch)
         inputs, targets = batch["inputs"], batch["targets"]
         if not targets:
             return self._fill(trunk, inputs)
@@ -101,10 +142,17 @@ class MaskedLM(Task):
         return TokensOutput(None, asked, None, weight=0, likely=likely, probabilities=probabilities)
 
     def metrics(self) -> Mapping[str, Metric]:
+        if self.simmim is not None:
+            return self.simmim.metrics()
         return {"accuracy": Accuracy(), "perplexity": Perplexity()}
 
     def describe(self, output: Output) -> list[dict[str, Any]]:
-        """The likeliest tokens for each mask token; with targets, how well the chosen ones were predicted."""
+        """The likeliest tokens for each mask token; with targets, how well the chosen ones were predicted.
+
+        Of continuous tokens always the latter.
+        """
+        if self.simmim is not None:
+            return self.simmim.describe(output)
         assert isinstance(output, TokensOutput)
         if output.targets is not None:
             return summaries(output)

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from functools import cache, cached_property
 
 from plugformer.data.drawing import alike
-from plugformer.data.splits import SPLITS, split_by_group
+from plugformer.data.splits import SPLITS, place, split_by_group
 from plugformer.errors import UserError
 from plugformer.interfaces import DataSpec, Sample, Split
 from plugformer_text.standard_library import read_source, source_files
-from plugformer_text.text_source import TextSource, place
+from plugformer_text.text_source import TextSource
 
 NUM_FILES = len(SPLITS)
 

@@ -2,25 +2,27 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from plugformer.data.audio import read_audio
 from plugformer.data.drawing import Drawing, alike, check_trained, sorted_labels
 from plugformer.data.files import refuse
 from plugformer.data.fingerprint import fingerprint
 from plugformer.data.splits import SPLITS
 from plugformer.errors import UserError, unknown
 from plugformer.interfaces import DataSource, DataSpec, Sample, Split
+from plugformer_text.hub_audio import check_clips, digest, load_dataset, stored, undecoded
 
 USUAL_NAMES: Mapping[Split, tuple[str, ...]] = {"val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 DRAW = "draw"
 
 
 class _Row(NamedTuple):
-    """What is known of a row without its text.
+    """What is known of a row without its text or audio.
 
     Attributes:
         number: its place in the table.
@@ -36,15 +38,17 @@ class _Row(NamedTuple):
 class Hub(DataSource):
     """A data set of the Hugging Face hub, or a folder that `datasets` has saved or can load. Needs datasets.
 
-    Rows whose text is empty are left out.
+    Rows whose text is empty, or that have no audio, are left out. Audio is decoded by soundfile.
 
     Args:
         dataset: its name, as in stanfordnlp/imdb, or the path of a folder.
         config: which of its configurations, where it has several.
         revision: the branch, tag or commit that is loaded, so that it stays what it is.
-        text_column: whose text a sample is.
+        text_column: whose text a sample is or, with audio, what is said in it; null for audio without text.
+        audio_column: whose audio a sample is: of type Audio, or what files hold, or their paths; none by default.
         label_column: whose values are the classes; none by default.
-        group_column: rows of one value never stand in two drawn splits; by default, rows of one text don't.
+        group_column: rows of one value never stand in two drawn splits; by default, rows of one text, or of one
+            recording, don't.
         train_split: the name of its split to train on.
         val_split: the name of its split for validation; by default validation, val, valid or dev; `draw` draws a share
             of train, as is done where it has none.
@@ -53,10 +57,10 @@ class Hub(DataSource):
         test_fraction: share of train's rows that the test gets, unless it is given.
         split_seed: decides which rows.
         streaming: read rows as they come, without a copy of the data set; labels must then be of type ClassLabel.
-        take: of a stream, how many rows with a text are read into memory for each split; training needs it.
+        take: of a stream, how many such rows are read into memory for each split; training needs it.
 
     Raises:
-        UserError: it can't be loaded, no such split or column, or labels that are missing.
+        UserError: it can't be loaded, no such split or column, labels that are missing, or audio that can't be used.
     """
 
     def __init__(
@@ -65,7 +69,8 @@ class Hub(DataSource):
         dataset: str,
         config: str | None = None,
         revision: str | None = None,
-        text_column: str = "text",
+        text_column: str | None = "text",
+        audio_column: str | None = None,
         label_column: str | None = None,
         group_column: str | None = None,
         train_split: str = "train",
@@ -82,10 +87,10 @@ class Hub(DataSource):
         self.dataset = dataset
         self.config = config
         self.revision = revision
-        self.columns = {"text": text_column}
-        for role, column in {"label": label_column, "group": group_column}.items():
-            if column is not None:
-                self.columns[role] = column
+        if text_column is None and audio_column is None:
+            raise UserError("data.text_column=null: name a column of text, or one of audio with data.audio_column.")
+        columns = {"text": text_column, "audio": audio_column, "label": label_column, "group": group_column}
+        self.columns = {role: column for role, column in columns.items() if column is not None}
         self.names: dict[Split, str | None] = {"train": train_split, "val": val_split, "test": test_split}
         self.drawing = Drawing(val_fraction=val_fraction, test_fraction=test_fraction, seed=split_seed)
         self.streaming = streaming
@@ -93,7 +98,11 @@ class Hub(DataSource):
 
     @property
     def spec(self) -> DataSpec:
-        return DataSpec(frozenset({"id", *self.columns}), labels=self._labels)
+        if "audio" not in self.columns:
+            return DataSpec(frozenset({"id", *self.columns}), labels=self._labels)
+        keys = {"target_text" if role == "text" else role for role in ("id", *self.columns)}
+        rate = getattr(self._tables["train"].features[self.columns["audio"]], "sampling_rate", None)
+        return DataSpec(frozenset(keys), labels=self._labels, rate=rate)
 
     def __getstate__(self) -> dict[str, Any]:
         """For a loader's workers: without the record of all rows."""
@@ -120,6 +129,8 @@ class Hub(DataSource):
                 raise UserError(f"data.{split}_split={chosen}: stands for another split already.")
             tables[split] = found[chosen]
             self._check_columns(found[chosen])
+        if "audio" in self.columns:
+            return {split: undecoded(table, self.columns["audio"], _datasets()) for split, table in tables.items()}
         return tables
 
     def _load(self) -> Any:
@@ -129,7 +140,8 @@ class Hub(DataSource):
         try:
             if not saved:
                 path = str(folder) if folder.is_dir() else self.dataset
-                return datasets.load_dataset(path, self.config, revision=self.revision, streaming=self.streaming)
+                load = partial(load_dataset, datasets) if "audio" in self.columns else datasets.load_dataset
+                return load(path, name=self.config, revision=self.revision, streaming=self.streaming)
             loaded = datasets.load_from_disk(str(folder))
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise UserError(
@@ -144,8 +156,9 @@ class Hub(DataSource):
     def _check_columns(self, table: Any) -> None:
         for role, column in self.columns.items():
             if column not in table.features:
+                without = "; data.text_column=null does without" if role == "text" and "audio" in self.columns else ""
                 raise unknown(
-                    f"data.{role}_column={column}: {self.dataset} has no such column",
+                    f"data.{role}_column={column}: {self.dataset} has no such column{without}",
                     column,
                     table.features,
                     "Its columns",
@@ -170,19 +183,33 @@ class Hub(DataSource):
 
     @cached_property
     def _rows(self) -> dict[Split, list[_Row]]:
-        """The rows of the given splits that have a text."""
+        """The rows of the given splits that have a text or audio."""
         return {split: list(self._read_rows(table)) for split, table in self._tables.items()}
 
     def _read_rows(self, table: Any) -> Iterator[_Row]:
         for number, row in enumerate(table.select_columns(list(self.columns.values()))):
-            if _has_text(row[self.columns["text"]]):
+            if self.has_content(row):
                 label = row[self.columns["label"]] if "label" in self.columns else None
                 yield _Row(number, self._group(row), label)
 
     def _group(self, row: Mapping[str, Any]) -> str:
         if "group" in self.columns:
             return str(row[self.columns["group"]])
+        if "audio" in self.columns:
+            return digest(row[self.columns["audio"]])
         return _digest(alike(row[self.columns["text"]]))
+
+    def has_content(self, row: Mapping[str, Any]) -> bool:
+        """
+        Raises:
+            UserError: something else stands where audio should.
+        """
+        if "text" in self.columns and not _has_text(row[self.columns["text"]]):
+            return False
+        try:
+            return "audio" not in self.columns or stored(row[self.columns["audio"]]) is not None
+        except UserError as error:
+            raise UserError(f"data.audio_column={self.columns['audio']}: {error}") from None
 
     @cached_property
     def _missing(self) -> list[Split]:
@@ -228,7 +255,13 @@ class Hub(DataSource):
         return {split: list(islice(_Stream(self, split), self.take)) for split in SPLITS}
 
     def sample(self, row: Mapping[str, Any], where: str) -> Sample:
-        sample = Sample(id=where, text=row[self.columns["text"]])
+        sample = Sample(id=where)
+        if "text" in self.columns:
+            sample["target_text" if "audio" in self.columns else "text"] = row[self.columns["text"]]
+        if "audio" in self.columns:
+            found = stored(row[self.columns["audio"]])
+            assert found is not None, "rows without audio are left out"
+            sample["audio"] = read_audio(found, name=f"{self.dataset}, {where}")
         if "group" in self.columns:
             sample["group"] = self._group(row)
         if "label" in self.columns:
@@ -236,18 +269,29 @@ class Hub(DataSource):
         return sample
 
     def verify(self) -> None:
+        if "audio" in self.columns and not self.streaming:
+            for given, table in self._tables.items():
+                numbers = [row.number for row in self._rows[given]]
+                check_clips(
+                    table,
+                    self.columns["audio"],
+                    numbers,
+                    where=f"data.audio_column={self.columns['audio']}",
+                    split=given,
+                )
         for split in SPLITS:
             if not any(True for _ in islice(self.samples(split), 1)):
-                raise UserError(f"data.dataset={self.dataset}: {split} has no row with a text.")
+                what = "audio" if "audio" in self.columns else "a text"
+                raise UserError(f"data.dataset={self.dataset}: {split} has no row with {what}.")
 
     def fingerprint(self) -> str:
-        """Over all texts; of a stream, which may have no end, over where it comes from and how it is split."""
+        """Over all samples; of a stream, which may have no end, over where it comes from and how it is split."""
         if self.take or not self.streaming:
             return fingerprint(
                 part
                 for split in SPLITS
                 for s in self.samples(split)
-                for part in (split, s["id"], str(s.get("label", "")), s["text"])
+                for part in (split, s["id"], str(s.get("label", "")), *_content(s))
             )
         return fingerprint([*self._source(), repr((self.columns, self.names, self.drawing))])
 
@@ -298,7 +342,7 @@ class _Stream(Iterable[Sample]):
         source = self.source
         given: Split = self.split if self.split in source._tables else "train"
         for number, row in enumerate(source._tables[given]):
-            if not _has_text(row[source.columns["text"]]):
+            if not source.has_content(row):
                 continue
             if given == "train" and source.draws(row) != self.split:
                 continue
@@ -306,6 +350,13 @@ class _Stream(Iterable[Sample]):
             if sample.get("label", 0) < 0:
                 raise UserError(f"data.label_column={source.columns['label']}: {sample['id']} has no label.")
             yield sample
+
+
+def _content(sample: Sample) -> Iterator[bytes | str]:
+    yield sample["target_text"] if "target_text" in sample else sample.get("text", "")
+    if "audio" in sample:
+        yield str(sample["audio"].rate)
+        yield sample["audio"].waveform.numpy().tobytes()
 
 
 def _has_text(value: Any) -> bool:

@@ -5,10 +5,10 @@ from functools import cached_property
 from pydoc_data.topics import topics
 from typing import Literal
 
-from plugformer.data.splits import SPLITS, split_by_group
+from plugformer.data.splits import SPLITS, place, split_by_group
 from plugformer.interfaces import Sample, Split
 from plugformer_text.paragraphs import Fresh, Paragraph, join
-from plugformer_text.text_source import TextSource, place
+from plugformer_text.text_source import TextSource
 
 SEED = 8  # of 0 to 9 the one whose val and test hold the most topics, at least 13 each: topics differ in size and kind
 

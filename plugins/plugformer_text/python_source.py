@@ -7,12 +7,11 @@ from typing import Literal
 import torch
 
 from plugformer.data.fingerprint import fingerprint
-from plugformer.data.splits import SPLITS, split_by_group
+from plugformer.data.splits import SPLITS, place, split_by_group
 from plugformer.errors import UserError
 from plugformer.interfaces import DataSource, DataSpec, Sample, Split
 from plugformer.nn.initialise import seed_for
 from plugformer_text.standard_library import read_source, source_files
-from plugformer_text.text_source import place
 
 
 class PythonSource(DataSource):

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from plugformer.data.files import match_files, read_text, refuse
-from plugformer.data.splits import SPLITS, check_fractions, split_by_group
+from plugformer.data.splits import SPLITS, check_fractions, place, split_by_group
 from plugformer.errors import UserError
 from plugformer.interfaces import Sample, Split
 from plugformer_text.paragraphs import Fresh, Paragraph, join, paragraphs
-from plugformer_text.text_source import TextSource, place
+from plugformer_text.text_source import TextSource
 
 
 class TextFiles(TextSource):

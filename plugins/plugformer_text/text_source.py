@@ -1,15 +1,12 @@
 """What sources of text share."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TypeVar
 
 from plugformer.data.fingerprint import fingerprint
 from plugformer.data.splits import SPLITS
 from plugformer.interfaces import DataSource, DataSpec, Sample, Split
-
-Item = TypeVar("Item")
 
 
 class TextSource(DataSource):
@@ -37,8 +34,3 @@ class TextSource(DataSource):
             for sample in self.samples(split)
             for part in (split, sample["id"], str(sample.get("label", "")), sample["text"])
         )
-
-
-def place(items: Sequence[Item], splits: Mapping[Split, Iterable[int]]) -> dict[Split, list[Item]]:
-    """The items that the indices of each split stand for."""
-    return {split: [items[index] for index in indices] for split, indices in splits.items()}

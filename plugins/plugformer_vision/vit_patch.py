@@ -1,7 +1,7 @@
 """Square patches of an image as tokens (Dosovitskiy et al. 2021, ViT, section 3.1)."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -9,13 +9,16 @@ from typing import Any, ClassVar, Literal
 import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
-from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
 
 from plugformer.data.collate import stack
-from plugformer.errors import UserError, unknown
+from plugformer.data.mixing import blend, check_mixing, draw_boxes, draw_mixing, paste
+from plugformer.errors import UserError
 from plugformer.interfaces import DataSpec, Embedding, Features, Grid, Layout, Sample, Tokenizer, Tokens, TokenSpec
 from plugformer.nn.patches import Patches
+from plugformer_vision.augmentation import named_transforms, random_crop
 from plugformer_vision.images import read_image
+from plugformer_vision.resizing import crop, stretch
 
 
 class VitPatch(Tokenizer):
@@ -27,12 +30,19 @@ class VitPatch(Tokenizer):
         patch_size: side of a patch in pixels.
         overlap: pixels that neighbouring patches share, less than `patch_size`.
         image_size: height and width that images are resized to; by default the size they have, which must then be one.
+        resize: how: `stretch` shows all of an image, out of its proportions; `crop` shows its middle in proportion.
         channels: 1 for grey, 3 for colour; by default what the images have.
+        random_crop: in training, not the whole image but a random part of it is resized; the least and the greatest
+            share of its area that this may be, as in [0.08, 1].
         augmentation: transforms of torchvision.transforms.v2 by name with their arguments, applied in this order to
-            training images, as in {RandomRotation: {degrees: 10}}.
+            training images once they are resized, as in {RandAugment: {}, RandomErasing: {p: 0.25}}.
+        mixup: in training, images are blended with others of their batch; shares are drawn from Beta(mixup, mixup)
+            (Zhang et al. 2018). 0 for none.
+        cutmix: in training, a rectangle of an image shows another of its batch; shares are drawn from Beta(cutmix,
+            cutmix) (Yun et al. 2019). 0 for none. With `mixup` as well, a batch gets either with equal chance.
 
     Raises:
-        UserError: sizes that can't be, or an unknown transform.
+        UserError: sizes or shares that can't be, or an unknown transform.
     """
 
     modality: ClassVar[str] = "image"
@@ -43,20 +53,35 @@ class VitPatch(Tokenizer):
         patch_size: int = 2,
         overlap: int = 0,
         image_size: int | tuple[int, int] | None = None,
+        resize: Literal["stretch", "crop"] = "stretch",
         channels: Literal[1, 3] | None = None,
+        random_crop: tuple[float, float] | None = None,
         augmentation: dict[str, dict[str, Any]] | None = None,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
     ) -> None:
         if patch_size < 1:
             raise UserError(f"tokenizer.patch_size={patch_size}: must be at least 1.")
         if not 0 <= overlap < patch_size:
             raise UserError(f"tokenizer.overlap={overlap}: must be at least 0 and less than patch_size={patch_size}.")
+        if resize == "crop" and image_size is None:
+            raise UserError("tokenizer.resize=crop: images keep their size unless tokenizer.image_size is set as well.")
+        if random_crop is not None and not 0 < random_crop[0] <= random_crop[1] <= 1:
+            raise UserError(
+                f"tokenizer.random_crop={list(random_crop)}: must be two shares of the area, the smaller first, "
+                "greater than 0 and at most 1."
+            )
+        check_mixing(mixup=mixup, cutmix=cutmix)
         self.patch_size = patch_size
         self.stride = patch_size - overlap
         self.patches = Patches((patch_size, patch_size), (self.stride, self.stride))
         self.size = (image_size, image_size) if isinstance(image_size, int) else image_size
         self._may_resize, self._may_convert = image_size is not None, channels is not None
         self.channels: int | None = channels
-        self.augment = _transforms(augmentation or {})
+        self.resize = {"stretch": stretch, "crop": crop}[resize]
+        self.random_crop = random_crop
+        self.augment = named_transforms(augmentation or {})
+        self.mixup, self.cutmix = mixup, cutmix
         self.mean: list[float] = []
         self.std: list[float] = []
 
@@ -64,7 +89,12 @@ class VitPatch(Tokenizer):
     def spec(self) -> TokenSpec:
         channels, height, width = self._shape()
         grid = Grid(("row", "column"), self.patches.grid(height, width))
-        return TokenSpec(grid, token_dim=channels * self.patch_size**2, overlaps=self.patches.overlap)
+        return TokenSpec(
+            grid,
+            token_dim=channels * self.patch_size**2,
+            overlaps=self.patches.overlap,
+            mixes=bool(self.mixup or self.cutmix),
+        )
 
     def assume(self, data: DataSpec) -> None:
         if data.image is None and None in (self.size, self.channels):
@@ -88,18 +118,17 @@ class VitPatch(Tokenizer):
         self.mean, self.std = mean.tolist(), std.tolist()
 
     def encode(self, sample: Sample, *, augment: bool = False) -> Features:
-        image = self._prepare(sample)
-        if augment and self.augment is not None:
-            varied = self.augment(image)
-            if varied.shape != image.shape:
-                raise UserError(
-                    f"tokenizer.augmentation changes the image size from {list(image.shape)} to {list(varied.shape)}."
-                )
-            image = varied
-        return {"image": image}
+        return {"image": self._vary(sample) if augment else self._prepare(sample)}
 
     def collate(self, features: Sequence[Features]) -> Features:
         return stack(features)
+
+    def mix(self, batch: Features) -> Features:
+        """By mixup or cutmix. With cutmix there is a `box`, int `[batch, 4]`, where each image shows its partner."""
+        size, (_, height, width) = len(batch["image"]), self._shape()
+        if self.cutmix and (not self.mixup or torch.rand(()) < 0.5):
+            return {**batch, **draw_boxes(size, height=height, width=width, alpha=self.cutmix)}
+        return {**batch, **draw_mixing(size, alpha=self.mixup)}
 
     def example(self) -> Features:
         return {"image": torch.zeros(self._shape(), dtype=torch.uint8)}
@@ -115,7 +144,7 @@ class VitPatch(Tokenizer):
 
     def read(self, source: str) -> Sample:
         """An image file, brought to the size and channels of the training images."""
-        return {"id": source, "image": self._convert(self._resize(read_image(source)))}
+        return {"id": source, "image": self._conform(read_image(source))}
 
     def save(self, folder: Path) -> None:
         channels, height, width = self._shape()
@@ -146,10 +175,28 @@ class VitPatch(Tokenizer):
                 )
 
     def _prepare(self, sample: Sample) -> UInt8[Tensor, "channels height width"]:
-        """The sample's image in the one shape that all have; only what the options allow is changed for that.
+        """The sample's image in the one shape that all have."""
+        return self._conform(self._checked(sample))
 
+    def _vary(self, sample: Sample) -> UInt8[Tensor, "channels height width"]:
+        """The same at random, as the options say."""
+        image, size = self._checked(sample), self._shape()[1:]
+        if self.random_crop is not None:
+            image = random_crop(size, area=self.random_crop)(image)
+        image = self._conform(image)
+        if self.augment is None:
+            return image
+        varied = self.augment(image)
+        if varied.shape != image.shape:
+            raise UserError(
+                f"tokenizer.augmentation changes the image size from {list(image.shape)} to {list(varied.shape)}."
+            )
+        return varied
+
+    def _checked(self, sample: Sample) -> UInt8[Tensor, "_ _ _"]:
+        """
         Raises:
-            UserError: the image has another shape.
+            UserError: the image has another shape than the others, and the options don't say that it may.
         """
         image, (channels, height, width) = sample["image"], self._shape()
         where = sample.get("id", "an image")
@@ -163,16 +210,15 @@ class VitPatch(Tokenizer):
                 f"{where} has {image.shape[1]} × {image.shape[2]} pixels, others {height} × {width}.\n"
                 "  Set tokenizer.image_size=SIZE to bring all images to one size."
             )
-        return self._convert(self._resize(image))
+        return image
 
-    def _resize(self, image: Tensor) -> Tensor:
-        size = list(self._shape()[1:])
-        return image if list(image.shape[1:]) == size else v2.functional.resize(image, size, antialias=True)
-
-    def _convert(self, image: Tensor) -> Tensor:
-        if image.shape[0] == self.channels:
+    def _conform(self, image: UInt8[Tensor, "_ _ _"]) -> UInt8[Tensor, "channels height width"]:
+        """Size and channels as all have them."""
+        channels, height, width = self._shape()
+        image = self.resize(image, (height, width))
+        if image.shape[0] == channels:
             return image
-        return v2.functional.grayscale_to_rgb(image) if self.channels == 3 else v2.functional.rgb_to_grayscale(image)
+        return functional.grayscale_to_rgb(image) if channels == 3 else functional.rgb_to_grayscale(image)
 
 
 class PatchEmbedding(Embedding):
@@ -196,7 +242,8 @@ class PatchEmbedding(Embedding):
         self.register_buffer("coordinates", grid.coordinates()[None], persistent=False)
 
     def forward(self, features: Features) -> Tokens:
-        raw = self.patches.cut(self._normalise(features["image"]))
+        pixels = self._normalise(features["image"])
+        raw = self.patches.cut(paste(pixels, features) if "box" in features else blend(pixels, features))
         layout = Layout(self.coordinates, torch.zeros_like(self.coordinates[..., 0]), (self.grid,))
         return Tokens(self.projection(raw), layout, raw=raw)
 
@@ -208,21 +255,3 @@ class PatchEmbedding(Embedding):
     def picture(self, raw: Float[Tensor, "batch length token_dim"]) -> Float[Tensor, "batch channels height width"]:
         pixels = self.patches.join(raw, *self.grid.shape) * self.std + self.mean
         return pixels.clamp(0, 1)
-
-
-def _transforms(augmentation: dict[str, dict[str, Any]]) -> Callable[[Tensor], Tensor] | None:
-    on_batches = {"CutMix", "MixUp"}
-    known = {name for name, member in vars(v2).items() if _is_transform(member)} - on_batches
-    chosen = []
-    for name, arguments in augmentation.items():
-        if name not in known:
-            raise unknown(f"tokenizer.augmentation.{name}: no such transform of torchvision.transforms.v2", name, known)
-        try:
-            chosen.append(getattr(v2, name)(**arguments))
-        except (TypeError, ValueError) as error:
-            raise UserError(f"tokenizer.augmentation.{name}: {error}") from None
-    return v2.Compose(chosen) if chosen else None
-
-
-def _is_transform(member: Any) -> bool:
-    return isinstance(member, type) and issubclass(member, v2.Transform) and member is not v2.Transform

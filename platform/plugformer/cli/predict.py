@@ -18,6 +18,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--checkpoint", default="best", help="best (the default) or last")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument(
+        "--pictures",
+        metavar="DIR",
+        help="a folder for PNG files, one an input, where the task has something to show, such as what was masked and "
+        "its reconstruction (default: pictures/ in the run directory); those of equal names are replaced",
+    )
+    parser.add_argument(
         "--plugins", nargs="*", default=[], metavar="FILE", help="plugin files the run was trained with"
     )
     arguments = parser.parse_args(argv)
@@ -26,7 +32,11 @@ def main(argv: list[str]) -> int:
     from plugformer.predict import predict  # heavy: torch
 
     for found in predict(
-        arguments.run_dir, arguments.inputs, checkpoint=arguments.checkpoint, batch_size=arguments.batch_size
+        arguments.run_dir,
+        arguments.inputs,
+        checkpoint=arguments.checkpoint,
+        batch_size=arguments.batch_size,
+        pictures=arguments.pictures,
     ):
         print(json.dumps(found, ensure_ascii=False))
     return 0

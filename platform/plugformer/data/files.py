@@ -61,8 +61,11 @@ def refuse(what: str, problems: Sequence[str], advice: str) -> None:
     Raises:
         UserError: names the problems.
     """
-    if not problems:
-        return
+    if problems:
+        raise UserError(f"{what} ({len(problems)}).\n{listed(problems)}\n  {advice}")
+
+
+def listed(problems: Sequence[str]) -> str:
+    """A line for each problem, as far as anybody reads."""
     more = [f"and {len(problems) - NUM_NAMED} more"] if len(problems) > NUM_NAMED else []
-    named = "\n".join(f"  {problem}" for problem in [*problems[:NUM_NAMED], *more])
-    raise UserError(f"{what} ({len(problems)}).\n{named}\n  {advice}")
+    return "\n".join(f"  {problem}" for problem in [*problems[:NUM_NAMED], *more])

@@ -1,4 +1,7 @@
-"""Samples of a batch mixed with each other (Zhang et al. 2018, mixup)."""
+"""Samples of a batch mixed with each other: their numbers (Zhang et al. 2018, mixup) or parts of their pictures
+(Yun et al. 2019, CutMix)."""
+
+from math import inf
 
 import torch
 from jaxtyping import Float
@@ -12,10 +15,10 @@ from plugformer.interfaces import Features
 def check_mixing(**options: float) -> None:
     """
     Raises:
-        UserError: the parameter of a Beta distribution that is negative; 0 stands for none.
+        UserError: the parameter of a Beta distribution that is negative or no finite number; 0 stands for none.
     """
     for name, alpha in options.items():
-        if alpha < 0:
+        if not 0 <= alpha < inf:
             raise UserError(f"tokenizer.{name}={alpha}: must be greater than 0, or 0 to mix nothing.")
 
 
@@ -31,9 +34,39 @@ def draw_mixing(batch_size: int, *, alpha: float) -> Features:
     return {"partner": torch.randperm(batch_size), "own": own}
 
 
+def draw_boxes(batch_size: int, *, height: int, width: int, alpha: float) -> Features:
+    """As `draw_mixing`, and `box`, int `[batch, 4]`: top, left, bottom, right of what comes from the partner.
+
+    A box has the picture's proportions and its middle anywhere in it; what would lie outside is cut off. `own` is what
+    is left of the picture, counted in pixels (section 3.1; appendix A, algorithm A1).
+    """
+    mixing = draw_mixing(batch_size, alpha=alpha)
+    sides = torch.tensor([height, width])
+    middle = (torch.rand(batch_size, 2) * sides).long()
+    half = (0.5 * (1 - mixing["own"]).sqrt()[:, None] * sides).long()
+    first, last = (middle - half).clamp(min=0), torch.minimum(middle + half, sides)
+    own = 1 - (last - first).prod(1) / (height * width)
+    return {**mixing, "own": own, "box": torch.cat([first, last], 1)}
+
+
 def blend(x: Float[Tensor, "batch *any"], batch: Features) -> Float[Tensor, "batch *any"]:
     """Each sample mixed with its partner, if the batch says how."""
     if "partner" not in batch:
         return x
     own = batch["own"].to(x).reshape(-1, *[1] * (x.ndim - 1))
-    return own * x + (1 - own) * x[batch["partner"]]
+    return torch.lerp(x[batch["partner"]], x, own)
+
+
+def paste(
+    pictures: Float[Tensor, "batch channels height width"], batch: Features
+) -> Float[Tensor, "batch channels height width"]:
+    """Each picture with its partner's pixels in its box."""
+    top, left, bottom, right = batch["box"].unbind(1)
+    inside = _between(top, bottom, pictures.shape[2])[:, :, None] & _between(left, right, pictures.shape[3])[:, None]
+    return torch.where(inside[:, None], pictures[batch["partner"]], pictures)
+
+
+def _between(first: Tensor, last: Tensor, side: int) -> Tensor:
+    """Bool `[batch, side]`: which rows or columns a box holds."""
+    place = torch.arange(side, device=first.device)
+    return (place >= first[:, None]) & (place < last[:, None])

@@ -1,8 +1,8 @@
 """Dividing samples into train, val and test."""
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
-from typing import get_args
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TypeVar, get_args
 
 import torch
 
@@ -11,6 +11,13 @@ from plugformer.interfaces import Split
 from plugformer.nn.initialise import seed_for
 
 SPLITS: tuple[Split, ...] = get_args(Split)
+
+Item = TypeVar("Item")
+
+
+def place(items: Sequence[Item], splits: Mapping[Split, Iterable[int]]) -> dict[Split, list[Item]]:
+    """The items that the indices of each split stand for."""
+    return {split: [items[index] for index in indices] for split, indices in splits.items()}
 
 
 def check_fractions(val_fraction: float, test_fraction: float) -> None:
@@ -126,3 +133,29 @@ def _fill_empty(
             movable = {group: abs(size[group] - target) for group, now in place.items() if held[now] > 1}
             place[min(movable, key=movable.__getitem__)] = split
     return place
+
+
+def deal_groups(groups: Sequence[Hashable], *, parts: int, seed: int) -> list[list[int]]:
+    """Indices of each of some parts of like size, such that no group stands in two of them and every part has one.
+
+    The largest groups come first, each to the part that is the smallest so far (Graham 1969, longest processing time);
+    the seed decides among equals.
+
+    Args:
+        groups: of each sample.
+        parts: how many; at most as many as there are groups.
+        seed: decides which.
+    """
+    size = Counter(groups)
+    assert 0 < parts <= len(size), f"{parts} parts of {len(size)} groups"
+    generator = torch.Generator().manual_seed(seed_for(seed, "folds"))
+    names = list(size)
+    drawn = [names[number] for number in torch.randperm(len(names), generator=generator).tolist()]
+    sizes, part_of = [0] * parts, {}
+    for name in sorted(drawn, key=lambda name: -size[name]):
+        part_of[name] = min(range(parts), key=sizes.__getitem__)
+        sizes[part_of[name]] += size[name]
+    dealt: list[list[int]] = [[] for _ in range(parts)]
+    for index, group in enumerate(groups):
+        dealt[part_of[group]].append(index)
+    return dealt

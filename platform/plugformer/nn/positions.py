@@ -1,10 +1,13 @@
 """Absolute positions, from the coordinates of tokens on their grid. A token that lies on no grid gets none."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from plugformer.errors import UserError
 from plugformer.interfaces import Grid, Layout, Position
@@ -30,14 +33,39 @@ class Learned(Position):
     def __init__(self, *, dim: int, grids: tuple[Grid, ...], order: Order = "raster") -> None:
         super().__init__()
         self.order: Order = order
-        sizes = [[len(grid)] if order == "raster" else list(grid.shape) for grid in grids]
-        self.tables = nn.ModuleList(Tables(axes, dim) for axes in sizes)
+        self.grids = grids
+        self.tables = nn.ModuleList(Tables(self._sizes(grid), dim) for grid in grids)
 
     def add(self, x: Float[Tensor, "batch length dim"], layout: Layout) -> Float[Tensor, "batch length dim"]:
         for number, grid in enumerate(layout.grids):
             position = self.tables[number](_places(number, grid, layout, self.order))
             x = x + position * layout.on_grid(number)[..., None].to(x.dtype)
         return x
+
+    def resized(self, weights: Mapping[str, Tensor], grids: tuple[Grid, ...]) -> Mapping[str, Tensor]:
+        """Tables interpolated, if the axes are the same: of either grid, places cover one extent (section 3.2).
+
+        In raster order on two axes it is bicubic, as in transformers; antialiased, as in timm, if an axis gets shorter.
+        Elsewhere it is linear, axis by axis.
+        """
+        brought = dict(weights)
+        if [grid.axes for grid in grids] != [grid.axes for grid in self.grids]:
+            return brought
+        for number, (theirs, ours) in enumerate(zip(grids, self.grids, strict=True)):
+            sizes = self._sizes(theirs)
+            names = [f"tables.{number}.{axis}.weight" for axis in range(len(sizes))]
+            if [len(weights.get(name, ())) for name in names] != sizes:
+                continue  # of another order
+            if self.order == "raster":
+                brought[names[0]] = resize_table(weights[names[0]], theirs.shape, ours.shape)
+            else:
+                for name, size in zip(names, zip(theirs.shape, ours.shape, strict=True), strict=True):
+                    brought[name] = resize_table(weights[name], size[:1], size[1:])
+        return brought
+
+    def _sizes(self, grid: Grid) -> list[int]:
+        """How many vectors each table of a grid holds."""
+        return [len(grid)] if self.order == "raster" else list(grid.shape)
 
 
 class Tables(nn.ModuleList):
@@ -48,6 +76,33 @@ class Tables(nn.ModuleList):
 
     def forward(self, places: list[Tensor]) -> Tensor:
         return torch.stack([table(place) for table, place in zip(self, places, strict=True)]).sum(0)
+
+
+def resize_table(
+    table: Float[Tensor, "places dim"], old: tuple[int, ...], new: tuple[int, ...]
+) -> Float[Tensor, "new_places dim"]:
+    """A vector for every place of a grid, in raster order, interpolated to a grid of another shape."""
+    if old == new:
+        return table
+    wide = table.to(torch.promote_types(table.dtype, torch.float32))
+    if len(old) == 2:
+        picture = rearrange(wide, "(rows columns) dim -> 1 dim rows columns", rows=old[0])
+        shorter = any(after < before for before, after in zip(old, new, strict=True))
+        picture = F.interpolate(picture, new, mode="bicubic", align_corners=False, antialias=shorter)
+        wide = rearrange(picture, "1 dim rows columns -> (rows columns) dim")
+    else:
+        wide = wide.unflatten(0, old)
+        for axis, size in enumerate(new):
+            wide = _resize_axis(wide.movedim(axis, -1), size).movedim(-1, axis)
+        wide = wide.flatten(0, -2)
+    return wide.to(table.dtype)
+
+
+def _resize_axis(x: Float[Tensor, "*any length"], size: int) -> Float[Tensor, "*any size"]:
+    """Linearly; with antialias, which changes nothing where an axis gets longer."""
+    line = x.reshape(1, -1, 1, x.shape[-1])
+    line = F.interpolate(line, (1, size), mode="bilinear", align_corners=False, antialias=True)
+    return line.reshape(*x.shape[:-1], size)
 
 
 class Sinusoidal(Position):

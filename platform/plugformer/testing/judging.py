@@ -99,5 +99,7 @@ def explain(error: Exception) -> str:
     """What was found; of an assertion without words, the assertion itself."""
     text = str(error).strip()
     if isinstance(error, AssertionError):
-        return text or str(traceback.extract_tb(error.__traceback__)[-1].line)
-    return f"{type(error).__name__}: {text}"
+        text = text or str(traceback.extract_tb(error.__traceback__)[-1].line)
+    else:
+        text = f"{type(error).__name__}: {text}"
+    return "\n".join([text, *getattr(error, "__notes__", ())])

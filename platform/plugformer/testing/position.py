@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from plugformer.interfaces import Grid, Layout
-from plugformer.testing.common import Inputs, ModuleSuite, assert_same_dtypes
+from plugformer.testing.common import Inputs, ModuleSuite, assert_same_dtypes, randomise
 from plugformer.testing.comparing import assert_close, noise
 
 TEXT = Grid(("position",), (9,))
 PLANE = Grid(("row", "column"), (3, 4))
+LARGER = Grid(("row", "column"), (5, 7))
 
 
 class PositionSuite(ModuleSuite):
@@ -100,3 +101,31 @@ class PositionSuite(ModuleSuite):
             assert_close(position.rotate(heads[:, :, -new:], last), position.rotate(heads, layout)[:, :, -new:])
             if whole is not None:
                 assert_close(position.bias(last, layout), whole[:, :, -new:])
+
+    # ------------------------------------------------------------------------------------------ weights of other grids
+
+    def test_keeps_weights_of_its_own_grids(self) -> None:
+        """Bit for bit, whether one grid or several."""
+        for grids in (self.several, *((grid,) for grid in self.several)):
+            weights = randomise(self.new(*grids)).state_dict()
+            brought = self.new(*grids).resized(weights, grids)
+            assert brought.keys() == weights.keys()
+            for name, tensor in weights.items():
+                assert torch.equal(brought[name], tensor), f"{name} changed"
+
+    def test_brings_weights_of_another_grid_to_its_own_or_leaves_them(self) -> None:
+        """A tensor has the shape of its own then, or is untouched; its own weights have no part in it."""
+        weights, own = randomise(self.new(PLANE)).state_dict(), self.new(LARGER)
+        brought = own.resized(weights, (PLANE,))
+        assert brought.keys() == weights.keys()
+        for name, tensor in own.state_dict().items():
+            if name in weights and not torch.equal(brought[name], weights[name]):
+                assert (brought[name].shape, brought[name].dtype) == (tensor.shape, tensor.dtype), name
+        other: Any = randomise(self.new(LARGER), seed=1)
+        again = other.resized(weights, (PLANE,))
+        assert all(torch.equal(again[name], tensor) for name, tensor in brought.items())
+
+    def test_leaves_weights_of_other_axes(self) -> None:
+        weights = randomise(self.new(PLANE)).state_dict()
+        brought = self.new(TEXT).resized(weights, (PLANE,))
+        assert all(torch.equal(brought[name], tensor) for name, tensor in weights.items())

@@ -6,6 +6,7 @@ from plugformer.interfaces import Audio, DataSpec, Sample
 
 LABELS = ("ant", "bee", "cat")
 RATE = 16_000
+LONGEST = RATE // 4 + 800 * 4  # frames of a waveform
 IMAGE = (3, 16, 16)
 WORDS = [
     "the",
@@ -30,6 +31,7 @@ SPEC = DataSpec(
     labels=LABELS,
     image=IMAGE,
     rate=RATE,
+    duration=LONGEST / RATE,
 )
 
 

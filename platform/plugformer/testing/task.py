@@ -3,13 +3,14 @@
 import json
 import math
 import pickle
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, wraps
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from plugformer.errors import UserError
 from plugformer.interfaces import (
     Backbone,
     DataSpec,
@@ -30,30 +31,74 @@ from plugformer.testing.comparing import assert_close, assert_same, noise
 from plugformer.testing.samples import SPEC, make_samples
 
 LINE = Grid(("position",), (7,))
+SQUARE = Grid(("row", "column"), (3, 4))
 SPECIALS = {"pad": 0, "mask": 1, "bos": 2, "eos": 3, "unk": 4}
 
 
+def on_each_kind_of_token(suite: "type[TaskSuite]") -> "type[TaskSuite]":
+    """Try every law of this suite, and of those it is made from, with each kind that `kinds` says."""
+    for name in [name for name in dir(suite) if name.startswith("test_")]:
+        setattr(suite, name, _on_each(getattr(suite, name)))
+    return suite
+
+
+def _on_each(law: Callable[[Any], None]) -> Callable[[Any], None]:
+    @wraps(law)
+    def tried(self: "TaskSuite") -> None:
+        if isinstance(type(self).tokens, TokenSpec):  # a subclass has chosen
+            law(self)
+            return
+        for tokens in self.kinds():
+            self.tokens = tokens
+            try:
+                law(self)
+            except Exception as error:
+                error.add_note(f"The tokens were {tokens.token_kind}.")
+                raise
+
+    return tried
+
+
+@on_each_kind_of_token
 class TaskSuite(ModuleSuite):
     """The task on a backbone of the simplest kind, with made-up tokens of which some are padding.
 
     Attributes:
         data: what is known of the samples.
         continuous, discrete: what is known of the tokens, of either kind.
-        tokens: those of them that are used.
+        tokens: those of them that are used; unless a subclass says which, each in turn that the task works with.
         dim: of the hidden states.
     """
 
     kind = "task"
     data: ClassVar[DataSpec] = SPEC
-    continuous: ClassVar[TokenSpec] = TokenSpec(LINE, token_dim=5, pads=True)
+    continuous: ClassVar[TokenSpec] = TokenSpec(SQUARE, token_dim=5, pads=True)
     discrete: ClassVar[TokenSpec] = TokenSpec(LINE, vocab_size=13, specials=SPECIALS, pads=True, words=True)
     dim: ClassVar[int] = 8
 
     @cached_property
     def tokens(self) -> TokenSpec:
-        """Continuous tokens, if the task can work with them."""
-        task = self.build(dim=self.dim, tokens=self.continuous, data=self.data)
-        return self.continuous if "continuous" in task.needs.token_kinds else self.discrete
+        return self.kinds()[0]
+
+    def kinds(self) -> list[TokenSpec]:
+        """The tokens that the task works with, given its options.
+
+        Raises:
+            UserError: neither kind goes with them.
+        """
+        found, refusals = [], []
+        for tokens in (self.continuous, self.discrete):
+            try:
+                task = self.build(dim=self.dim, tokens=tokens, data=self.data)
+            except UserError as error:  # such as an option that is of the other kind
+                refusals.append(error)
+                continue
+            if tokens.token_kind in task.needs.token_kinds:
+                found.append(tokens)
+        if not found and refusals:
+            raise refusals[0]
+        assert found, "the task needs neither continuous nor discrete tokens"
+        return found
 
     def samples(self) -> list[Sample]:
         return make_samples(6)
@@ -64,9 +109,11 @@ class TaskSuite(ModuleSuite):
     def features(self, batch: int) -> Features:
         """Collated features, as the tokenizer of such tokens would make them."""
         length = len(self.tokens.grid)
-        valid = torch.arange(length) < torch.tensor([length, 4, 6, 5, 3, 7])[:batch, None]
         if self.tokens.vocab_size is None:
+            column = self.tokens.grid.coordinates()[:, -1]  # padding ends every row
+            valid = column < torch.tensor([4, 2, 3, 4, 1, 2])[:batch, None]
             return {"values": noise(batch, length, self.tokens.token_dim or 1), "valid": valid}
+        valid = torch.arange(length) < torch.tensor([length, 4, 6, 5, 3, 7])[:batch, None]
         first = len(SPECIALS)
         drawn = noise(batch, length).mul(100).long()
         ids = first + drawn % (self.tokens.vocab_size - first)
@@ -86,12 +133,13 @@ class TaskSuite(ModuleSuite):
         return self.batch(range(batch))
 
     def batch(self, numbers: Sequence[int]) -> Inputs:
-        """These samples, padded to the longest of them."""
+        """These samples, padded to the longest of them; continuous tokens always fill their grid."""
         targets, which = self.new().targets, list(numbers)
         encoded = targets.collate([self.encode(targets, number) for number in which])
         features = rows(self.features(6), which)
-        length = int(features["valid"].sum(1).max())
-        features = {key: value[:, :length] for key, value in features.items()}
+        if self.tokens.token_kind == "discrete":
+            length = int(features["valid"].sum(1).max())
+            features = {key: value[:, :length] for key, value in features.items()}
         return {"inputs": features, "targets": encoded, "index": torch.tensor(which)}
 
     def encode(self, targets: Targets, number: int) -> Features:
@@ -103,6 +151,8 @@ class TaskSuite(ModuleSuite):
     def unpadded(self, number: int) -> Features:
         """The features of one sample, as they are before they are collated."""
         features = rows(self.features(6), number)
+        if self.tokens.token_kind == "continuous":
+            return features
         return {key: value[features["valid"]] for key, value in features.items() if key != "valid"}
 
     def call(self, module: nn.Module, inputs: Inputs) -> Tensor:
@@ -171,11 +221,13 @@ class TaskSuite(ModuleSuite):
         assert_close(mean, expected.loss, what="samples without padding")
 
     def test_predicts_without_targets(self) -> None:
-        """There is no loss then, unless the inputs are targets too."""
+        """There is no loss then, unless the inputs are targets too. What there is to see are tokens."""
         task, batch = self.make(), self.inputs(6)
         output = self.output(task, batch | {"targets": {}})
         assert (output.loss is None) == (output.targets is None)
         assert output.loss is None or not task.needs.keys
+        for caption, picture in output.pictures.items():
+            assert picture.shape == (6, len(self.tokens.grid), self.tokens.token_dim), caption
         found = task.describe(output)
         assert len(found) == 6
         assert json.loads(json.dumps(found, allow_nan=False)) == found
@@ -247,7 +299,7 @@ class IdsEmbedding(Embedding):
 
 
 class ValuesEmbedding(Embedding):
-    """Values projected, on a line."""
+    """Values projected."""
 
     def __init__(self, *, grid: Grid, width: int, dim: int) -> None:
         super().__init__()
@@ -255,9 +307,8 @@ class ValuesEmbedding(Embedding):
         self.projection = nn.Linear(width, dim)
 
     def forward(self, features: Features) -> Tokens:
-        embeddings, everywhere = self.projection(features["values"]), Layout.of(self.grid)
-        layout = everywhere.select(torch.arange(embeddings.shape[1])[None])
-        return Tokens(embeddings, layout, valid=features["valid"])
+        values = features["values"]
+        return Tokens(self.projection(values), Layout.of(self.grid), valid=features.get("valid"), raw=values)
 
 
 class MeanOfVisible(Backbone):

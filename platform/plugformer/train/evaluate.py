@@ -6,14 +6,14 @@ import pytorch_lightning as pl
 
 from plugformer.assemble import load_run
 from plugformer.config import Config
-from plugformer.data.loaders import indexable, make_loader
+from plugformer.data.loaders import make_loader
 from plugformer.errors import UserError
 from plugformer.interfaces import DataSource, Split
 from plugformer.registry import build
 from plugformer.run_dir import RunDir, read_json
 from plugformer.settings import LoaderSettings, TrainerSettings
 from plugformer.train import report
-from plugformer.train.run import make_module
+from plugformer.train.run import make_module, used_samples
 from plugformer.train.trainer import interruptible, quieten
 
 
@@ -37,7 +37,7 @@ def evaluate(path: str | Path, config: Config, *, split: Split, checkpoint: str)
         raise UserError(f"The data has the labels {list(source.spec.labels)}, the model was trained on {trained_on}.")
     source.verify()
     batches = make_loader(
-        indexable(source.samples(split), config["data"]["name"]),
+        used_samples(source, split, config),
         tokenizer=tokenizer,
         targets=model.task.targets,
         batch_size=loading.eval_batch_size,

@@ -10,7 +10,9 @@ import torch
 from plugformer import __version__
 from plugformer.assemble import build_model, preview
 from plugformer.config import Config, provenance
+from plugformer.data.fingerprint import fingerprint
 from plugformer.data.loaders import indexable, make_loader, small_batch
+from plugformer.data.share import take_share
 from plugformer.data.splits import SPLITS
 from plugformer.environment import record_environment
 from plugformer.interfaces import DataSource, Monitor, Sample, Split, Tokenizer
@@ -49,7 +51,7 @@ def train(config: Config) -> tuple[dict[str, float], Monitor]:
     beginning = Beginning.of(config, source=source, tokenizer=tokenizer, model=sketch)
 
     source.verify()
-    samples = {split: indexable(source.samples(split), config["data"]["name"]) for split in SPLITS}
+    samples = {split: used_samples(source, split, config) for split in SPLITS}
     tokenizer.fit(samples["train"])
     if beginning is not None:
         beginning.check_tokenizer(tokenizer)
@@ -112,6 +114,20 @@ def train(config: Config) -> tuple[dict[str, float], Monitor]:
     return summary, model.task.monitor
 
 
+def used_samples(source: DataSource, split: Split, config: Config) -> Sequence[Sample]:
+    """The samples of a split; of training, those that the run is to learn from.
+
+    Raises:
+        UserError: they are streamed.
+    """
+    loading = LoaderSettings(**config["loader"])
+    samples = indexable(source.samples(split), config["data"]["name"])
+    if split != "train":
+        return samples
+    labelled = bool(source.spec.labels)
+    return take_share(samples, share=loading.train_share, seed=loading.train_share_seed, labelled=labelled)
+
+
 def begin(model: Model, beginning: Beginning, run: RunDir, settings: TrainerSettings) -> list[str]:
     """Give a new model the weights it begins from, and write down which; back come lines that say so."""
     found = beginning.fill(model.to(weights_dtype(settings.precision)))
@@ -141,5 +157,9 @@ def record(
     write_json(run.plugins, provenance(config))
     record_environment(run)
     sizes = {split: len(samples[split]) for split in SPLITS}
-    write_json(run.data, {"labels": source.spec.labels, "samples": sizes, "fingerprint": source.fingerprint()})
+    name = source.fingerprint()
+    loading = LoaderSettings(**config["loader"])
+    if loading.train_share < 1:
+        name = fingerprint([name, f"{loading.train_share}", f"{loading.train_share_seed}"])
+    write_json(run.data, {"labels": source.spec.labels, "samples": sizes, "fingerprint": name})
     tokenizer.save(run.tokenizer)

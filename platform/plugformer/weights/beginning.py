@@ -1,29 +1,31 @@
 """The weights that a run begins from."""
 
-import filecmp
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from plugformer.assemble import preview
 from plugformer.config import Config
 from plugformer.errors import UserError
-from plugformer.interfaces import DataSource, Tokenizer
+from plugformer.interfaces import DataSource, Tokenizer, TokenSpec
 from plugformer.model import Model
 from plugformer.registry import build
+from plugformer.tokens import same_tokens
 from plugformer.weights.differences import (
     Difference,
     applied,
     differences,
     line,
+    open_choices,
     overrides,
     tokenizer_overrides,
     tokenizers_to_try,
 )
 from plugformer.weights.find import find_weights
 from plugformer.weights.match import Match, match, shapes_of, table
+from plugformer.weights.positions import interpolate, tokens_of
 from plugformer.weights.source import Weights
 
 
@@ -34,11 +36,13 @@ class Beginning:
         weights: which.
         config: the run's composition, in which `init_from` says where they are from.
         source: the run's data, of which no sample is read.
+        tokens: the run's.
     """
 
     weights: Weights
     config: Config
     source: DataSource
+    tokens: TokenSpec
 
     @classmethod
     def of(cls, config: Config, *, source: DataSource, tokenizer: Tokenizer, model: Model) -> "Beginning | None":
@@ -54,7 +58,7 @@ class Beginning:
         """
         if config["init_from"] is None:
             return None
-        beginning = cls(find_weights(config["init_from"]), config, source)
+        beginning = cls(find_weights(config["init_from"]), config, source, tokenizer.spec)
         beginning.match(model)
         if tokenizer.spec.token_kind == "discrete" and beginning.weights.tokenizer is None:
             raise UserError(
@@ -73,16 +77,27 @@ class Beginning:
         Raises:
             UserError: the weights don't fit; with a table, and what would make them fit.
         """
-        found = self._match(model, self.config)
+        return self._fitting(model)[0]
+
+    def _fitting(self, model: Model) -> tuple[Match, Weights]:
+        """What a model takes, and the weights with the positions of its grid."""
+        found, weights = self._match(model, self.config, self.tokens)
         if found.fits:
-            return found
-        needed, works = self._overrides()
-        hint = "Overrides that would make them fit" if works else "The weights' composition differs in"
+            return found, weights
         raise UserError(
             f"init_from={self.config['init_from']}: these weights are not of this run's model.\n"
-            f"{table(shapes_of(model.state_dict()), shapes_of(self.weights.tensors), found)}\n"
-            + (f"  {hint}:\n  {line(needed)}" if needed else "  Nothing is known of their composition.")
+            f"{table(shapes_of(model.state_dict()), shapes_of(self.weights.tensors), found)}\n  {self._advice()}"
         )
+
+    def _advice(self) -> str:
+        needed, works = self._overrides()
+        if works:
+            return f"Overrides that would make them fit:\n  {line(needed)}"
+        if needed:
+            return f"The weights' composition differs in:\n  {line(needed)}"
+        if not self.weights.composition:
+            return "Nothing is known of their composition."
+        return "Their composition is this run's, so it is the data that differs."
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
         """
@@ -93,7 +108,7 @@ class Beginning:
             UserError: it isn't the one that the weights were trained with.
         """
         theirs = self.weights.tokenizer
-        if tokenizer.spec.token_kind == "continuous" or theirs is None or _same(tokenizer, theirs, self.config):
+        if tokenizer.spec.token_kind == "continuous" or theirs is None or self._learned(tokenizer, theirs):
             return
         needed = self._tokenizer_overrides()
         raise UserError(
@@ -104,8 +119,8 @@ class Beginning:
 
     def fill(self, model: Model) -> Match:
         """Give a new model these weights, in its own precision; what it doesn't take of them stays as it is."""
-        found = self.match(model)
-        taken = {name: self.weights.tensors[name] for name in found.taken}
+        found, weights = self._fitting(model)
+        taken = {name: weights.tensors[name] for name in found.taken}
         model.load_state_dict(taken, strict=False)
         return found
 
@@ -114,8 +129,13 @@ class Beginning:
         """Where the weights are from, for the record of the run."""
         return {"path": self.weights.origin, "fingerprint": self.weights.fingerprint}
 
-    def _match(self, model: Model, config: Config) -> Match:
-        return match(model, self.weights, config, self.source.spec.labels)
+    def _match(self, model: Model, config: Config, tokens: TokenSpec) -> tuple[Match, Weights]:
+        weights, interpolated = interpolate(self.weights, model, self._their_tokens, tokens)
+        return match(model, weights, config, self.source.spec.labels, interpolated), weights
+
+    @cached_property
+    def _their_tokens(self) -> TokenSpec | None:
+        return tokens_of(self.weights)
 
     def _overrides(self) -> tuple[list[Difference], bool]:
         """What would make the weights fit, as little of it as can be, and whether that was tried and found to work."""
@@ -124,10 +144,19 @@ class Beginning:
             of_tokenizer = tokenizer_overrides(self.weights, self.config, name)
             needed = [*of_model, *(each for each in of_tokenizer if each.decides_tokens)]
             others = [each for each in of_tokenizer if not each.decides_tokens]  # most have no part in the model
-            for some in ([], *([each] for each in others), others):
+            choices = open_choices(name, self.config)
+            for some in ([], *([each] for each in [*others, *choices]), others, *([*others, each] for each in choices)):
                 if self._fits([*needed, *some]):
-                    return [*needed, *some], True
+                    return [*needed, *self._least(needed, some)], True
         return [*of_model, *tokenizer_overrides(self.weights, self.config)], False
+
+    def _least(self, needed: list[Difference], some: list[Difference]) -> list[Difference]:
+        """Those of `some` without which the weights wouldn't fit."""
+        for each in reversed(some):
+            fewer = [other for other in some if other is not each]
+            if self._fits([*needed, *fewer]):
+                some = fewer
+        return some
 
     def _tokenizer_overrides(self) -> list[Difference]:
         """What would give the run the tokenizer of the weights."""
@@ -142,25 +171,18 @@ class Beginning:
         with suppress(UserError), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             config = applied(self.config, changes)
-            return self._match(preview(config, source=self.source)[1], config).fits
+            tokenizer, model = preview(config, source=self.source)
+            return self._match(model, config, tokenizer.spec)[0].fits
         return False
 
-
-def _same(tokenizer: Tokenizer, folder: Path, config: Config) -> bool:
-    """Whether a tokenizer has learned what lies in a folder: both are written once more, in the same form."""
-    theirs: Tokenizer = build("tokenizer", config["tokenizer"])
-    try:
-        theirs.load(folder)
-    except (OSError, KeyError, ValueError):  # of another kind
-        return False
-    with TemporaryDirectory() as first, TemporaryDirectory() as second:
-        tokenizer.save(Path(first))
-        theirs.save(Path(second))
-        names = sorted(path.name for path in Path(first).iterdir())
-        if names != sorted(path.name for path in Path(second).iterdir()):
+    def _learned(self, tokenizer: Tokenizer, folder: Path) -> bool:
+        """Whether the run's tokenizer has learned what lies in a folder."""
+        theirs: Tokenizer = build("tokenizer", self.config["tokenizer"])
+        try:
+            theirs.load(folder)
+        except (OSError, KeyError, ValueError):  # of another kind
             return False
-        equal, _, _ = filecmp.cmpfiles(first, second, names, shallow=False)
-        return len(equal) == len(names)
+        return same_tokens(tokenizer, theirs)
 
 
 def _place_of_tokenizer(weights: Weights) -> str:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from plugformer.config import Config
 from plugformer.errors import UserError
@@ -17,22 +17,24 @@ OF_TRAINING = frozenset({"dropout", "embedding_dropout", "drop_path", "init", "r
 
 
 class Difference(NamedTuple):
-    """One choice or option; `option` is `name` where the plugins differ."""
+    """One choice or option.
+
+    Attributes:
+        option: `name` where the plugins differ.
+        theirs, ours: its values.
+        decides_tokens: whether without it no trained tokenizer can be taken.
+    """
 
     kind: str
     option: str
     theirs: Any
     ours: Any
+    decides_tokens: bool = False
 
     @property
     def trained(self) -> bool:
         """Whether it gives a tokenizer what another one has learned."""
         return self.kind == "tokenizer" and self.option in ("from_run", "file") and self.theirs is not None
-
-    @property
-    def decides_tokens(self) -> bool:
-        """Whether without it no trained tokenizer can be taken."""
-        return self.trained or self.option == "name" or self.theirs is None
 
     def said(self, value: Any) -> str:
         """As on the command line."""
@@ -81,16 +83,16 @@ def tokenizer_overrides(weights: Weights, config: Config, name: str | None = Non
     theirs, ours = plain(weights.composition.get("tokenizer", {})), plain(config["tokenizer"])
     name = theirs.get("name", name or ours["name"])
     default = _defaults("tokenizer", name)
-    found = [] if name == ours["name"] else [Difference("tokenizer", "name", name, ours["name"])]
+    found = [] if name == ours["name"] else [Difference("tokenizer", "name", name, ours["name"], True)]
     trained = _trained(weights, default)
     if trained is not None:
         option, path = trained
         now = ours if name == ours["name"] else {}
         # What an option leaves open by default, a trained tokenizer has decided.
         decided = [each for each, value in now.items() if value is not None and default.get(each, ...) is None]
-        found += [Difference("tokenizer", each, None, now[each]) for each in decided if each != option]
+        found += [Difference("tokenizer", each, None, now[each], True) for each in decided if each != option]
         if now.get(option) != path:
-            found.append(Difference("tokenizer", option, path, now.get(option)))
+            found.append(Difference("tokenizer", option, path, now.get(option), True))
     settled = {each.option for each in found} | {each for each, value in default.items() if value is None and trained}
     for option, value in theirs.items():
         if option in default and option not in settled and option != "name":
@@ -109,6 +111,22 @@ def tokenizers_to_try(weights: Weights, config: Config) -> list[str]:
         return [str(weights.composition["tokenizer"]["name"])]
     own = config["tokenizer"]["name"]
     return [own, *(name for name in offers("tokenizer") if name != own and "file" in _defaults("tokenizer", name))]
+
+
+def open_choices(name: str, config: Config) -> list[Difference]:
+    """What a tokenizer leaves to the data, of which the options say all it could be, such as grey or colour."""
+    ours = plain(config["tokenizer"])
+    if name != ours["name"]:
+        return []
+    options = find("tokenizer", name).signature.parameters.values()
+    return [
+        Difference("tokenizer", option.name, value, None)
+        for option in options
+        if ours.get(option.name, ...) is None
+        for part in get_args(option.type)
+        if get_origin(part) is Literal
+        for value in get_args(part)
+    ]
 
 
 def _trained(weights: Weights, options: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from plugformer.config import Config
 from plugformer.interfaces import Attention
 from plugformer.model import Model
+from plugformer.weights.positions import Interpolated
 from plugformer.weights.source import Weights
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -27,6 +28,7 @@ class Match:
         left: those of the weights that it has no use for.
         missing: names in the trunk that only one of the two has, or in two shapes; empty if the weights fit.
         head: what becomes of the task's head, in a few words.
+        interpolated: those of `taken` that were brought to another grid; None if none were.
     """
 
     taken: tuple[str, ...]
@@ -34,6 +36,7 @@ class Match:
     left: tuple[str, ...]
     missing: tuple[str, ...]
     head: str
+    interpolated: Interpolated | None = None
 
     @property
     def fits(self) -> bool:
@@ -41,10 +44,16 @@ class Match:
 
     def record(self) -> dict[str, Any]:
         """As plain values."""
-        return {"head": self.head, "taken": self.taken, "new": self.new, "left": self.left}
+        found = {"head": self.head, "taken": self.taken, "new": self.new, "left": self.left}
+        if self.interpolated is None:
+            return found
+        grids = {"from": self.interpolated.theirs.shape, "to": self.interpolated.ours.shape}
+        return {**found, "interpolated": {"tensors": self.interpolated.names, **grids}}
 
 
-def match(model: Model, weights: Weights, config: Config, labels: Sequence[str]) -> Match:
+def match(
+    model: Model, weights: Weights, config: Config, labels: Sequence[str], interpolated: Interpolated | None = None
+) -> Match:
     """What a model takes of weights.
 
     The trunk, embedding and backbone, fits as a whole or not at all, but for what belongs to a mechanism: another
@@ -58,6 +67,7 @@ def match(model: Model, weights: Weights, config: Config, labels: Sequence[str])
         weights: from elsewhere.
         config: the composition of the model.
         labels: of the run's data.
+        interpolated: what of the weights was brought to the model's grid.
     """
     ours, theirs = shapes_of(model.state_dict()), shapes_of(weights.tensors)
     mechanisms = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, Attention))
@@ -77,12 +87,16 @@ def match(model: Model, weights: Weights, config: Config, labels: Sequence[str])
                 missing.append(name)
         elif head == "taken" and equal:
             taken.append(name)
+    if interpolated is not None:
+        names = tuple(name for name in interpolated.names if name in taken)
+        interpolated = replace(interpolated, names=names) if names else None
     return Match(
         taken=tuple(taken),
         new=tuple(name for name in ours if name not in set(taken)),
         left=tuple(name for name in theirs if name not in set(taken)),
         missing=tuple(missing),
         head=head,
+        interpolated=interpolated,
     )
 
 
@@ -111,13 +125,17 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
 def table(ours: Shapes, theirs: Shapes, match: Match) -> str:
     """What did and didn't match in the trunk, a line for all blocks that are alike; what didn't match first."""
     trunk = [name for name in {**theirs, **ours} if name.startswith("trunk.")]
-    rows = _rows([name for name in trunk if name in match.missing], ours, theirs)
-    equal = _rows([name for name in trunk if name in match.taken], ours, theirs)
-    lines = [("", "theirs", "this run's"), *rows, *equal]
+    resized = () if match.interpolated is None else match.interpolated.names
+    groups = {
+        "": [name for name in trunk if name in match.missing],
+        "  interpolated": [name for name in trunk if name in resized],
+        "  fits": [name for name in trunk if name in match.taken and name not in resized],
+    }
+    lines = [("", "theirs", "this run's", "")]
+    lines += [(*row, what) for what, names in groups.items() for row in _rows(names, ours, theirs)]
     widths = [max(len(line[column]) for line in lines) for column in range(2)]
     return "\n".join(
-        f"  {name:{widths[0]}}  {first:{widths[1]}}  {second}{'' if number <= len(rows) else '  fits'}"
-        for number, (name, first, second) in enumerate(lines)
+        f"  {name:{widths[0]}}  {first:{widths[1]}}  {second}{what}" for name, first, second, what in lines
     )
 
 

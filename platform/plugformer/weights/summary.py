@@ -22,6 +22,8 @@ def match_lines(model: Model, weights: Weights, match: Match) -> list[str]:
         if names:
             count = sum(sizes[name] for name in names)
             lines.append(f"  {what}: {len(names)} tensors, {count:,} numbers: {modules_of(names)}")
+    if match.interpolated is not None:
+        lines.append(f"  {match.interpolated}: {modules_of(match.interpolated.names)}")
     return [*lines, f"  head: {match.head}"]
 
 
