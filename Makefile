@@ -35,6 +35,8 @@ bench: $(VENV)/.plugformer-dev ## the figures of docs/benchmarks.md; run nothing
 	$(BIN)/python benchmarks/training_loop.py
 	$(BIN)/python benchmarks/language_models.py
 	$(BIN)/python benchmarks/cross_entropy.py
+	$(BIN)/python benchmarks/front_end.py
+	$(BIN)/python benchmarks/audio_baselines.py
 	$(BIN)/python benchmarks/text_baselines.py
 	$(BIN)/python benchmarks/ngram.py python_docs
 	$(BIN)/python benchmarks/ngram.py python_source

@@ -49,7 +49,9 @@ class Part(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", help="a data source with audio and labels, by name")
+    parser.add_argument(
+        "data", nargs="?", default="spoken_digits", help="a data source with audio and labels; default spoken_digits"
+    )
     parser.add_argument("options", nargs="*", help="its options, as in val_fraction=0.2")
     parser.add_argument("--share", type=float, default=0.1, help="what few labels are, of all")
     parser.add_argument("--seeds", type=int, default=3, help="of what is drawn")

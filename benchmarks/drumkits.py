@@ -5,7 +5,7 @@
     python benchmarks/drumkits.py linear drums.csv
     plugformer train -m experiment=audio_folder data=audio_csv data.paths=[drums.csv] data.label_column=label \\
         data.group_column=group data.folds=12 data.fold=0,1,2,3,4,5,6,7,8,9,10,11
-    python benchmarks/drumkits.py pool SWEEP/*
+    python benchmarks/drumkits.py pool SWEEP/*/
 
 `table` writes path, label and group of each hit. A hit is one recording that a `drumkit.xml` names: an instrument's
 layers are strokes of different strength, each in a file of its own. A file that serves several instruments (a tom

@@ -60,6 +60,10 @@ def text_files(folder: Path) -> Mapping[str, Any]:
     return {"paths": [f"{folder}/*.txt"]}
 
 
+def python_source(folder: Path) -> Mapping[str, Any]:
+    return {"max_bytes": 200_000}
+
+
 ROWS = {
     "text": [f"Text {n % 40}." for n in range(60)],
     "kind": [str(n % 3) for n in range(60)],
@@ -131,7 +135,7 @@ def listops(folder: Path) -> Mapping[str, Any]:
 
 
 def pathfinder(folder: Path) -> Mapping[str, Any]:
-    return {**FEW, "contour_length": 6, "cache": folder}
+    return {"train_size": 30, "val_size": 10, "test_size": 10, "contour_length": 6, "cache": folder}
 
 
 def recall(folder: Path) -> Mapping[str, Any]:
@@ -150,6 +154,7 @@ PREPARED = {
         speech_commands,
         spoken_digits,
         text_files,
+        python_source,
         csv,
         jsonl,
         parquet,

@@ -197,10 +197,21 @@ def test_a_label_of_the_test_alone_is_refused(tmp_path, rows):
     given = [{**row, "part": "train"} for row in rows]
     given[4] |= {"kind": "c", "part": "test"}
     made = source(write(tmp_path / "t", given), label_column="kind", split_column="part")
-    with pytest.raises(
-        UserError, match=r"data\.label_column=kind: train has no row labelled c, so it can't be learned"
-    ):
+    says = r"data\.label_column=kind: train has no row labelled c, so it can't be learned\.\n  Leave such rows out, or "
+    with pytest.raises(UserError, match=f"{says}draw others with data.split_seed"):
         made.samples("train")
+    given[5]["part"] = "val"
+    made = source(write(tmp_path / "t", given), label_column="kind", split_column="part")
+    with pytest.raises(UserError, match=f"{says}change part of some"):
+        made.samples("train")
+
+
+def test_rows_that_are_left_out_decide_neither_rate_nor_duration(tmp_path, rows):
+    soundfile.write(tmp_path / "nan.wav", [float("nan")] * 9000, 16_000, subtype="FLOAT")
+    made = source(write(tmp_path / "t", [*rows, {**rows[0], "path": "nan.wav"}]), bad_files="skip")
+    with pytest.warns(UserWarning, match="1 of 31 files"):
+        made.verify()
+    assert (made.spec.rate, made.spec.duration) == (8000, 0.11)
 
 
 def test_clips_are_decoded_when_they_are_asked_for(tmp_path, rows):

@@ -51,6 +51,7 @@ def refused(capsys, *arguments: str) -> str:
         ("plugins atention", "atention: no such kind of plugin. Did you mean attention?"),
         ("evaluate run optimizer.lr=3", "optimizer.lr=3: has no effect on a trained model's metrics. Leave it out."),
         ("evaluate run init_from=other", "init_from=other: has no effect on a trained model's metrics."),
+        ("evaluate run loader.train_share=0.5", "loader.train_share=0.5: has no effect on split=test."),
     ],
 )
 def test_a_mistake_gets_one_message_before_anything_runs(capsys, tmp_path, monkeypatch, arguments, says):

@@ -23,6 +23,8 @@ REFUSED = {
     "  Choose patches that don't overlap.",
     (*TEXT, "backbone=encoder", "task=causal_lm"): "task=causal_lm with these options needs a causal backbone; "
     "backbone=encoder is bidirectional.\n  These would work: backbone=decoder",
+    ("task=mlm", "tokenizer.mixup=0.2"): "task=mlm can't learn from mixed samples, and tokenizer=vit_patch with these "
+    "options mixes those of a training batch.\n  Mix none.",
     ("data=docstrings", *TEXT[1:], "tokenizer.packing=fill"): "task=classification needs one sample in each sequence; "
     "tokenizer=text_bytes with these options packs several into one.\n  Set tokenizer.packing=none.",
     (*GPT, "tokenizer.packing=fill", "backbone.num_registers=3"): "backbone.num_registers=3: registers belong to one "
@@ -49,3 +51,24 @@ def test_a_mechanism_that_may_leak_values_is_announced(monkeypatch):
     config = compose([*GPT, "attention=hindsight"])
     with pytest.warns(UserWarning, match="^attention=hindsight is causal in its gradients alone: future tokens can"):
         preview(config, source=build("data", config["data"]))
+
+
+class Long(Full):
+    capabilities = replace(Full.capabilities, min_length=8)
+
+
+def test_the_shortest_sequence_is_what_the_task_shows(monkeypatch):
+    """An autoencoder's encoder sees but a few of the tokens."""
+    monkeypatch.setattr("plugformer.registry._registered", {})
+    register("attention", "long")(Long)
+    for task in ("mlm", "mae"):
+        config = compose([f"task={task}", "tokenizer.patch_size=2", "attention=long"])
+        source = build("data", config["data"])
+        if task == "mlm":
+            preview(config, source=source)
+            continue
+        with pytest.raises(UserError) as told:
+            preview(config, source=source)
+        assert str(told.value) == (
+            "attention=long needs at least 8 tokens; tokenizer=vit_patch makes 16, of which task=mae shows it 4."
+        )

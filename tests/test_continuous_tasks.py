@@ -496,7 +496,7 @@ def test_describes_what_is_predicted_in_plain_numbers(name):
 def test_tasks_say_what_they_need_of_each_kind(name):
     continuous = make(name)[0]
     assert continuous.needs.separate_tokens
-    assert continuous.mixes
+    assert continuous.mixes == (name in NEXT)
     assert not continuous.generates
     if name != "mae":
         tokens = TokenSpec(LINE, vocab_size=9, specials={"mask": 0})

@@ -258,12 +258,12 @@ def of_images(path, *overrides, edit=lambda weights: None):
     ("order", "size", "grid"),
     [
         ("raster", "16", (8, 8)),
-        ("raster", "[8,12]", (4, 6)),
         ("raster", "[4,16]", (2, 8)),
         ("axes", "[4,16]", (2, 8)),
     ],
     ids=str,
 )
+@pytest.mark.filterwarnings("ignore:begins from")
 def test_positions_are_interpolated_to_another_grid(tmp_path, order, size, grid):
     """Though it may have as many places; all else is taken as it is."""
     path, beginning = of_images(tmp_path, f"position.order={order}")
@@ -287,6 +287,7 @@ def test_positions_are_interpolated_to_another_grid(tmp_path, order, size, grid)
     assert f"  positions interpolated from 4 × 4 to {grid[0]} × {grid[1]}: backbone.position" in told
 
 
+@pytest.mark.filterwarnings("ignore:begins from")
 def test_nothing_is_interpolated_on_the_same_grid(tmp_path):
     """Larger images in larger patches would be; of positions without tables there is nothing to interpolate."""
     path, beginning = of_images(tmp_path)
@@ -319,10 +320,8 @@ def colour_folder(path):
 @pytest.mark.parametrize(
     ("theirs", "ours", "line"),
     [
-        (["tokenizer.patch_size=4"], [], "tokenizer.patch_size=4"),
         (["tokenizer.patch_size=4", "tokenizer.overlap=2"], [], "tokenizer.patch_size=4"),
         (["tokenizer.patch_size=4"], ["tokenizer.overlap=1"], "tokenizer.patch_size=4 tokenizer.overlap=0"),
-        (["tokenizer.channels=3", "tokenizer.patch_size=4"], [], "tokenizer.patch_size=4 tokenizer.channels=3"),
         (["colour"], [], "tokenizer.channels=3"),
         (["colour", "tokenizer.patch_size=4"], [], "tokenizer.patch_size=4 tokenizer.channels=3"),
         (
@@ -333,6 +332,7 @@ def colour_folder(path):
     ],
     ids=str,
 )
+@pytest.mark.filterwarnings("ignore:begins from")
 def test_the_line_that_is_told_makes_weights_of_images_fit(tmp_path, theirs, ours, line):
     """It says no more than it must: where only the grid differs, positions are interpolated."""
     colour = colour_folder(tmp_path / "images") if "colour" in theirs else []
@@ -368,6 +368,17 @@ def test_where_the_data_differs_no_override_is_made_up(tmp_path):
     assert str(caught.value).splitlines()[-1] == ("  Their composition is this run's, so it is the data that differs.")
 
 
+def test_continuous_tokens_that_mean_something_else_are_told_in_a_warning(tmp_path):
+    """Though their shapes are equal; how training samples vary is no part of it."""
+    _, beginning = of_images(tmp_path, "tokenizer.image_size=8")
+    begin(beginning("tokenizer.mixup=0.2", "tokenizer.augmentation={RandAugment: {}}"))
+    with pytest.warns(UserWarning, match="begins from") as told:
+        begin(beginning("tokenizer.resize=crop"))
+    assert [str(each.message) for each in told] == [
+        "begins from weights that were trained with tokenizer.resize=stretch; this run has tokenizer.resize=crop."
+    ]
+
+
 @pytest.mark.parametrize("task", ["mlm", "mae"])
 def test_classification_begins_from_pre_training(tmp_path, task):
     """The trunk is taken whole and no more, the head is drawn as in any run."""
@@ -381,6 +392,7 @@ def test_classification_begins_from_pre_training(tmp_path, task):
     assert_equal(model, plain, [name for name in model if name.startswith("task.")])
 
 
+@pytest.mark.filterwarnings("ignore:begins from")
 def test_a_run_and_check_tell_what_was_interpolated(tmp_path, capsys):
     first, run = tmp_path / "first", tmp_path / "run"
     first.mkdir()

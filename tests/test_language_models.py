@@ -278,8 +278,8 @@ def test_what_does_not_go_with_a_task_is_refused_by_name(task, direction, messag
     model = SimpleNamespace(task=make(task, tokens=spec)[0])
     model.trunk = SimpleNamespace(backbone=SimpleNamespace(direction=direction))
     tokenizer = SimpleNamespace(modality="text", spec=spec)
+    source = DataSpec(frozenset({"text", "answers"}))
     with pytest.raises(UserError, match=message):
-        source = DataSpec(frozenset({"text", "answers"}))
         check_compatible(config, source=source, tokenizer=tokenizer, model=model)
 
 

@@ -120,7 +120,17 @@ def test_a_model_in_bfloat16_hears_in_float32(how):
     batch["waveform"] = batch["waveform"].double()
     assert double(batch).embeddings.dtype == torch.float64
     torch.testing.assert_close(normalised(double, batch).float(), expected, atol=1e-3, rtol=1e-3)
-    assert not any(name.startswith(("front_end", "standardise")) for name in embedding.state_dict())
+
+
+def test_weights_hold_the_statistics_they_were_trained_with_and_no_filters():
+    theirs, ours = (fitted(clips()[first:], **SMALL) for first in (0, 1))
+    batch, embedding = batch_of(ours), ours.embedding(dim=4)
+    weights = theirs.embedding(dim=4).state_dict()
+    assert not any(name.startswith("front_end") for name in weights)
+    expected = normalised(theirs.embedding(dim=4), batch)
+    assert not torch.equal(normalised(embedding, batch), expected)
+    embedding.load_state_dict(weights)
+    assert torch.equal(normalised(embedding, batch), expected)
 
 
 # ---------------------------------------------------------------------------------------------- patches
@@ -317,6 +327,24 @@ def test_long_clips_are_cropped():
     assert len(starts) > 10
     assert min(starts) < 200
     assert max(starts) > 980
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_long_clips_may_be_cropped_to_their_beginning(augment):
+    (sample,) = clips(1500)
+    tokenizer = fitted([sample], **SMALL, duration=0.02, crop="start")
+    assert torch.equal(tokenizer.encode(sample, augment=augment)["waveform"][:320], sample["audio"].waveform[0, :320])
+
+
+def test_clips_may_be_brought_to_one_level():
+    loud, silence = clips(1500)[0], Audio(torch.zeros(1, 400), RATE)
+    soft = {**loud, "audio": Audio(loud["audio"].waveform / 8, RATE)}
+    tokenizer = fitted([loud, soft], **SMALL, level="peak")
+    waveforms = [tokenizer.encode(sample)["waveform"] for sample in (loud, soft)]
+    torch.testing.assert_close(*waveforms)
+    assert [waveform.abs().max() for waveform in waveforms] == [1, 1]
+    assert not tokenizer.encode({"audio": silence})["waveform"].any()
+    assert fitted([loud], **SMALL).encode(loud)["waveform"].abs().max() < 1
 
 
 def test_training_clips_are_shifted_and_become_louder_or_softer():

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 from tests.helpers import quick_config
+from tests.prepared import PREPARED
 
 from plugformer.assemble import load_run
 from plugformer.data.share import take_share
@@ -59,6 +60,20 @@ def test_unlabelled_samples_are_not_read():
     samples = Counted(MANY)
     assert len(take_share(samples, share=0.1, seed=0, labelled=False)) == 14
     assert samples.reads < 10  # which checking the annotations takes
+
+
+@pytest.mark.parametrize("name", ["image_folder", "torchvision", "audio_folder", "audio_csv", "speech_commands", "hf"])
+def test_files_are_not_read_for_their_labels(tmp_path, monkeypatch, name):
+    source = build("data", {"name": name, **PREPARED["data", name](tmp_path)})
+    source.verify()
+    samples = source.samples("train")
+    labels = [sample["label"] for sample in samples]
+    reads, read = [], type(samples).__getitem__
+    monkeypatch.setattr(type(samples), "__getitem__", lambda self, index: reads.append(index) or read(self, index))
+    taken = take_share(samples, share=0.5, seed=0, labelled=True)
+    assert len(reads) < len(samples)  # checking the annotations takes some
+    assert {sample["label"] for sample in taken} == set(labels)
+    assert len(taken) == sum(max(1, round(0.5 * count)) for count in Counter(labels).values())
 
 
 def test_all_samples_stay_what_they_are():
@@ -135,18 +150,21 @@ def test_runs_of_other_seeds_and_models_share_their_samples(run):
 
 def test_the_fingerprint_tells_the_share(tmp_path, run):
     path, config = run
-    whole = build("data", config["data"]).fingerprint()
+    tokenizer, _ = load_run(path, config, checkpoint="best")
+    source = build("data", config["data"])
+    samples = {split: source.samples(split) for split in SPLITS}
     prints = {json.loads((path / "data.json").read_text())["fingerprint"]}
     for name, overrides in {
         "all": [],
         "more": ["loader.train_share=0.2"],
-        "other": ["loader.train_share_seed=1"],
+        "other": ["loader.train_share=0.1", "loader.train_share_seed=1"],
     }.items():
-        share = [] if name == "all" else ["loader.train_share=0.1"]
-        train(quick_config(f"run_dir={tmp_path / name}", "trainer.fast_dev_run=true", *share, *overrides))
-        prints.add(json.loads((tmp_path / name / "data.json").read_text())["fingerprint"])
+        made = runs.RunDir.create(tmp_path / name)
+        other = quick_config(f"run_dir={tmp_path / name}", *overrides)
+        runs.record(other, made, source=source, tokenizer=tokenizer, samples=samples)
+        prints.add(json.loads(made.data.read_text())["fingerprint"])
     assert len(prints) == 4
-    assert whole in prints
+    assert source.fingerprint() in prints
 
 
 def spied(monkeypatch, module, name, look):

@@ -12,11 +12,12 @@ import torch
 import yaml
 from PIL import Image
 from tests.helpers import QUICK, ROOT, plugformer, quick_config
-from tests.prepared import run_with
+from tests.prepared import audio_folder, run_with
 
-from plugformer.assemble import read_checkpoint
+from plugformer.assemble import preview, read_checkpoint
+from plugformer.cli.compose import compose
 from plugformer.nn.full_attention import Full
-from plugformer.registry import PARTS, offers, register
+from plugformer.registry import PARTS, build, offers, register
 from plugformer.train.run import train
 
 RUN = {
@@ -32,8 +33,9 @@ CONFIGS = sorted(
 )
 # Learning a vocabulary of the whole data, or generating it, takes longer than all the rest.
 FEW = ["data.train_size=100", "data.val_size=20", "data.test_size=20"]
+FEW_VOICES = ["data.voices=[f1,f3,m1]", "data.accents=[en-us]"]
 LESS = {
-    "experiment=long_range/listops": [*FEW, "data.max_length=600"],
+    "experiment=long_range/listops": [*FEW, "data.min_length=50", "data.max_length=100"],
     "experiment=long_range/listops_short": FEW,
     "experiment=long_range/pathfinder": FEW,
     "experiment=long_range/recall": [*FEW, "data.vocab_size=32", "tokenizer.vocab_size=37"],
@@ -43,6 +45,10 @@ LESS = {
     "experiment=docstring_classify": ["tokenizer.vocab_size=300"],
     "experiment=docstring_finetune": ["init_from=null", "tokenizer.from_run=null", "tokenizer.vocab_size=300"],
     "experiment=gpt_draft": ["data.max_bytes=100000", "tokenizer.from_run=null", "tokenizer.vocab_size=300"],
+    "experiment=digits_finetune": ["init_from=null"],
+    "experiment=spoken_digits": FEW_VOICES,
+    "experiment=spoken_digits_mae": FEW_VOICES,
+    "experiment=spoken_digits_finetune": ["init_from=null", *FEW_VOICES],
 }
 
 
@@ -160,12 +166,30 @@ def test_every_configuration_file_runs(tmp_path, choice, monkeypatch):
     short = ["trainer.max_epochs=1", "trainer.limit_batches=1"]
     on_gpu = ["trainer.accelerator=gpu"] if choice == "trainer=gpu" else []  # the quick settings chose the CPU
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    config = quick_config(f"run_dir={tmp_path / 'run'}", choice, *short, *on_gpu, *LESS.get(choice, []))
+    files = []
+    if choice == "experiment=audio_folder":
+        (tmp_path / "clips").mkdir()
+        files = [f"data.{key}={value}" for key, value in audio_folder(tmp_path / "clips").items()]
+    if "spoken_digits" in choice:
+        pytest.importorskip("espeakng_loader")
+    config = quick_config(f"run_dir={tmp_path / 'run'}", choice, *short, *on_gpu, *files, *LESS.get(choice, []))
     if on_gpu:
         assert config["trainer"]["precision"] == "bf16-mixed"
         return
     summary, _ = train(config)
     assert summary["train/steps"] == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "then"), [("digits_simmim", "digits_finetune"), ("spoken_digits_mae", "spoken_digits_finetune")]
+)
+def test_experiments_begin_from_those_they_are_meant_to(first, then):
+    trunks = []
+    for name in (first, then):
+        config = compose([f"experiment={name}"])
+        _, model = preview(config, source=build("data", config["data"]))
+        trunks.append({key: value.shape for key, value in model.trunk.state_dict().items()})
+    assert trunks[0] == trunks[1]
 
 
 def test_overfitting_learns_images_from_files_by_heart(tmp_path):

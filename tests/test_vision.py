@@ -210,6 +210,7 @@ def test_images_of_several_kinds_are_brought_to_one_by_option_alone():
     ("options", "message"),
     [
         ({"patch_size": 0}, r"tokenizer.patch_size=0: must be at least 1"),
+        ({"image_size": 0}, r"tokenizer.image_size=0: must be at least 1"),
         ({"patch_size": 2, "overlap": 2}, r"tokenizer.overlap=2: must be at least 0 and less than patch_size=2"),
         ({"augmentation": {"RandomRotatoin": {}}}, r"augmentation.RandomRotatoin: no such .* mean RandomRotation\?"),
         ({"augmentation": {"CutMix": {}}}, r"augmentation.CutMix: mixes the images of a batch.*\n.*tokenizer.cutmix="),

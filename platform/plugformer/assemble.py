@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -157,7 +158,9 @@ def load_weights(model: Model, path: Path) -> None:
 
 
 def _precision(weights: Mapping[str, Tensor]) -> torch.dtype:
-    return next((value.dtype for value in weights.values() if value.is_floating_point()), torch.float32)
+    """That of most: there may be statistics that keep a finer one."""
+    kinds = Counter(value.dtype for value in weights.values() if value.is_floating_point())
+    return kinds.most_common(1)[0][0] if kinds else torch.float32
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -81,10 +81,11 @@ def check_compatible(config: Mapping[str, Any], *, source: DataSpec, tokenizer: 
                 "outputs, so losses are not those of predicting one token after the other.",
                 stacklevel=2,
             )
-        if len(spec.grid) < mechanism.capabilities.min_length:
+        if (seen := model.task.seen(len(spec.grid))) < mechanism.capabilities.min_length:
+            shown = f", of which task={name['task']} shows it {seen}" if seen < len(spec.grid) else ""
             raise UserError(
                 f"attention={name['attention']} needs at least {mechanism.capabilities.min_length} tokens; "
-                f"tokenizer={name['tokenizer']} makes {len(spec.grid)}."
+                f"tokenizer={name['tokenizer']} makes {len(spec.grid)}{shown}."
             )
 
 

@@ -83,6 +83,14 @@ class DataSpec:
     duration: float | None = None
 
 
+class UnreadSamples(Sequence[Sample]):
+    """Samples that are read when they are asked for, and whose labels are known before."""
+
+    @abstractmethod
+    def label(self, index: int) -> int:
+        """What the sample of this number says under `label`, if it has one."""
+
+
 class DataSource(ABC):
     """Raw samples in three splits that never share a sample, the same for every run of the same options."""
 
@@ -420,9 +428,12 @@ class Tokenizer(ABC):
 
     Attributes:
         modality: the key of a Sample that it reads.
+        training_options: names of those options that vary or mix training samples, or say where work is done, and
+            don't change what a token means.
     """
 
     modality: ClassVar[str]
+    training_options: ClassVar[frozenset[str]] = frozenset()
 
     @property
     @abstractmethod
@@ -898,6 +909,10 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, trunk: Trunk, batch: Batch) -> Output: ...
+
+    def seen(self, length: int) -> int:
+        """How many of so many tokens the backbone is given."""
+        return length
 
     def logits(self, trunk: Trunk, hidden: Float[Tensor, "batch places dim"]) -> Float[Tensor, "batch places vocab"]:
         """Of the token that follows each place."""

@@ -26,8 +26,5 @@ class AudioFolder(ClassFolders):
 
     @cached_property
     def spec(self) -> DataSpec:
-        """Rate and duration are of the headers, or of what was found when the files were read."""
-        known = self.found.good or self.scanner.known(self.paths)
-        readable = [path for path in self.paths if path not in self.found.bad]
-        rate, duration = rate_and_duration(readable, known)
+        rate, duration = rate_and_duration(self)
         return DataSpec(self.keys, labels=self.classes, rate=rate, duration=duration)

@@ -20,7 +20,7 @@ from plugformer.data.records import Record, check_delimiter, read_csv, read_json
 from plugformer.data.scan import Scanner
 from plugformer.data.table import Row, Table
 from plugformer.errors import UserError
-from plugformer.interfaces import DataSpec, Sample, Split
+from plugformer.interfaces import DataSpec, Sample, Split, UnreadSamples
 
 
 class AudioTable(DataOfFiles):
@@ -96,9 +96,7 @@ class AudioTable(DataOfFiles):
 
     @cached_property
     def spec(self) -> DataSpec:
-        """Rate and duration are of the headers, or of what was found when the files were read."""
-        known = self.found.good or self.scanner.known(self.paths)
-        rate, duration = rate_and_duration(self.paths, known)
+        rate, duration = rate_and_duration(self)
         names = {"path": "audio", "text": "target_text"}
         keys = {names.get(role, role) for role in {"id", "group", *self.table.columns} - {"split"}}
         return DataSpec(frozenset(keys), labels=self.table.labels, rate=rate, duration=duration)
@@ -277,7 +275,7 @@ class AudioJsonl(AudioTable):
 
 
 @dataclass(frozen=True)
-class _Clips(Sequence[Sample]):
+class _Clips(UnreadSamples):
     """Samples whose files are read when they are asked for.
 
     Attributes:
@@ -292,3 +290,6 @@ class _Clips(Sequence[Sample]):
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # a sample at a time, no slices
         path, known = self.clips[index]
         return {**known, "audio": read_audio(path)}
+
+    def label(self, index: int) -> int:
+        return self.clips[index][1]["label"]

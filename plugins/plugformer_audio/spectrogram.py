@@ -21,7 +21,7 @@ from plugformer_audio.front_end_options import FrontEndOptions, FrontEndSettings
 from plugformer_audio.masking import Bands
 from plugformer_audio.moments import BATCH, Moments, batched
 from plugformer_audio.spectrogram_embedding import SpectrogramEmbedding
-from plugformer_audio.waveform import draw_cut, draw_gain, middle, mono, resample
+from plugformer_audio.waveform import Crop, Cut, cut, draw_cut, draw_gain, mono, resample, to_peak
 
 LONGEST = 60.0  # seconds that are taken unasked; more is likely a recording that nobody meant to be one sample
 
@@ -29,12 +29,15 @@ LONGEST = 60.0  # seconds that are taken unasked; more is likely a recording tha
 class Spectrogram(Tokenizer):
     """Patches of frequency × time, cut from a spectrogram that is computed in a batch on the device.
 
-    All clips become one duration: longer ones are cropped, anywhere in training and to their middle in evaluation,
-    shorter ones padded at the end. Every bin's mean and standard deviation are fitted on the training clips.
+    All clips become one duration: longer ones are cropped, shorter ones padded at the end. Every bin's mean and
+    standard deviation are fitted on the training clips.
 
     Args:
         rate: hertz that clips are resampled to; by default the rate they have, which must then be one.
         duration: seconds; by default those of the longest clip of the data.
+        crop: `middle`: longer clips are cropped to their middle, in training anywhere. `start`: to their beginning, for
+            clips that begin with what matters.
+        level: `keep`, or `peak` to make every clip as loud as it can be.
         padding: `mask`: nobody attends to patches behind a clip's end. `silence`: they are sound like any other.
         front_end: `mel`: mel bands. `linear`: the frequencies of the Fourier transform. `mfcc`: mel-frequency cepstral
             coefficients.
@@ -69,12 +72,17 @@ class Spectrogram(Tokenizer):
     """
 
     modality: ClassVar[str] = "audio"
+    training_options = frozenset(
+        {"compute", "time_shift", "gain", "freq_masks", "freq_mask_size", "time_masks", "time_mask_size", "mixup"}
+    )
 
     def __init__(
         self,
         *,
         rate: int | None = None,
         duration: float | None = None,
+        crop: Literal["middle", "start"] = "middle",
+        level: Literal["keep", "peak"] = "keep",
         padding: Literal["mask", "silence"] = "mask",
         front_end: Literal["mel", "linear", "mfcc"] = "mel",
         num_bins: int | None = None,
@@ -107,6 +115,8 @@ class Spectrogram(Tokenizer):
                 raise UserError(f"tokenizer.{name}={value}: must be at least 0.")
         self.rate, self.duration = rate, duration
         self._may_resample = rate is not None
+        self.crop: Crop = crop
+        self.levels = level == "peak"
         self.masks_padding = padding == "mask"
         self.front_end = FrontEndSettings(
             kind=front_end,
@@ -261,19 +271,23 @@ class Spectrogram(Tokenizer):
                 self.rate = sample["audio"].rate
             clip = self._prepare(sample)
             durations.append(len(clip) / self.rate)
-            yield clip if self.duration is None else middle(len(clip), self._samples()).taken(clip)
+            yield clip if self.duration is None else self._cut(clip).taken(clip)
 
     # ------------------------------------------------------------------------------------------ encoding
 
     def encode(self, sample: Sample, *, augment: bool = False) -> Features:
         clip = self._prepare(sample)
-        cut = middle(len(clip), self._samples())
+        part = self._cut(clip)
         if augment:
-            cut = draw_cut(len(clip), self._samples(), shift=round(self.time_shift * self.transform.rate))
-        waveform = cut.padded(clip, self._room())
+            shift = round(self.time_shift * self.transform.rate)
+            part = draw_cut(len(clip), self._samples(), crop=self.crop, shift=shift)
+        waveform = part.padded(clip, self._room())
         if augment and self.gain:
             waveform = waveform * draw_gain(self.gain)
-        return self._features(waveform, self.transform.frames(cut.heard(len(clip))), augment=augment)
+        return self._features(waveform, self.transform.frames(part.heard(len(clip))), augment=augment)
+
+    def _cut(self, clip: Float[Tensor, "frames"]) -> Cut:
+        return cut(len(clip), self._samples(), crop=self.crop)
 
     def _features(self, waveform: Float[Tensor, "samples"], heard: int, *, augment: bool = False) -> Features:
         """Of a waveform of which so many frames are the clip's own."""
@@ -305,7 +319,8 @@ class Spectrogram(Tokenizer):
                 f"{where}: has {audio.rate} samples a second, others {self.rate}.\n"
                 "  Set tokenizer.rate=16000 to resample all clips to one rate."
             )
-        return resample(mono(audio, where), audio.rate, self.rate)
+        waveform = resample(mono(audio, where), audio.rate, self.rate)
+        return to_peak(waveform) if self.levels else waveform
 
     def collate(self, features: Sequence[Features]) -> Features:
         return stack(features)

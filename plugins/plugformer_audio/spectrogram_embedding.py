@@ -28,8 +28,8 @@ class Standardise(Constants):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.keep("mean", torch.tensor(mean, dtype=torch.float32)[:, None])
-        self.keep("std", torch.tensor(std, dtype=torch.float32)[:, None])
+        self.keep("mean", torch.tensor(mean, dtype=torch.float32)[:, None], learned=True)
+        self.keep("std", torch.tensor(std, dtype=torch.float32)[:, None], learned=True)
 
     def forward(self, picture: Float[Tensor, "batch bins frames"]) -> Float[Tensor, "batch bins frames"]:
         return (picture.to(torch.promote_types(picture.dtype, torch.float32)) - self.mean) / self.std

@@ -18,7 +18,7 @@ from plugformer.data.of_files import DataOfFiles
 from plugformer.data.scan import Scanner
 from plugformer.data.splits import SPLITS
 from plugformer.errors import UserError, unknown
-from plugformer.interfaces import Audio, DataSpec, Sample, Split
+from plugformer.interfaces import Audio, DataSpec, Sample, Split, UnreadSamples
 from plugformer.nn.initialise import seed_for
 
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
@@ -237,7 +237,7 @@ class SpeechCommands(DataOfFiles):
 
 
 @dataclass(frozen=True)
-class _Clips(Sequence[Sample]):
+class _Clips(UnreadSamples):
     """Samples whose files are read when they are asked for."""
 
     clips: list[_Clip]
@@ -252,7 +252,10 @@ class _Clips(Sequence[Sample]):
         if clip.cut is not None:
             first, end = clip.cut
             audio = Audio(audio.waveform[:, first:end] * clip.gain, audio.rate)
-        return {"id": clip.id, "audio": audio, "label": self.labels.index(clip.label), "group": clip.group}
+        return {"id": clip.id, "audio": audio, "label": self.label(index), "group": clip.group}
+
+    def label(self, index: int) -> int:
+        return self.labels.index(self.clips[index].label)
 
 
 def _inspect(path: Path) -> AudioInfo:

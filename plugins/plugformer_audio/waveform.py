@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -11,6 +12,8 @@ from torchaudio.transforms import Resample
 
 from plugformer.errors import UserError
 from plugformer.interfaces import Audio
+
+Crop = Literal["middle", "start"]
 
 
 def mono(audio: Audio, where: str) -> Float[Tensor, "frames"]:
@@ -25,6 +28,11 @@ def mono(audio: Audio, where: str) -> Float[Tensor, "frames"]:
     if not waveform.isfinite().all():
         raise UserError(f"{where}: holds samples that are NaN or infinite.")
     return waveform
+
+
+def to_peak(waveform: Float[Tensor, "frames"]) -> Float[Tensor, "frames"]:
+    """As loud as can be; silence stays silent."""
+    return waveform / waveform.abs().max().clamp(min=torch.finfo(waveform.dtype).tiny)
 
 
 def resample(waveform: Float[Tensor, "*channels frames"], rate: int, new_rate: int) -> Float[Tensor, "*channels new"]:
@@ -58,14 +66,15 @@ class Cut:
         return min(frames - self.start, self.length)
 
 
-def middle(frames: int, length: int) -> Cut:
-    """The middle of a clip that is longer, the whole of one that isn't."""
-    return Cut(max(0, frames - length) // 2, length)
+def cut(frames: int, length: int, *, crop: Crop) -> Cut:
+    """The middle or the beginning of a clip that is longer, the whole of one that isn't."""
+    return Cut(max(0, frames - length) // 2 if crop == "middle" else 0, length)
 
 
-def draw_cut(frames: int, length: int, *, shift: int) -> Cut:
-    """Any place of a clip that is longer; up to `shift` frames earlier or later, but never more than half of it."""
-    start = _draw(0, max(0, frames - length))
+def draw_cut(frames: int, length: int, *, crop: Crop, shift: int) -> Cut:
+    """Any place of a clip that is longer, or its beginning; up to `shift` frames earlier or later, but never more than
+    half of it."""
+    start = _draw(0, max(0, frames - length)) if crop == "middle" else 0
     limit = min(shift, min(frames, length) // 2)
     return Cut(start + _draw(-limit, limit), length)
 

@@ -46,17 +46,18 @@ class HiddenPlaces(Targets):
 
     def encode(self, sample: Sample, inputs: Features) -> Features:
         valid = inputs.get("valid", torch.ones(len(self.grid), dtype=torch.bool))
-        hidden = MASKS[self.masking](self.grid, valid, self._number(int(valid.sum())), unit=self.unit)
+        hidden = MASKS[self.masking](self.grid, valid, self.number(int(valid.sum())), unit=self.unit)
         return {"hidden": hidden.nonzero()[:, 0], "visible": (valid & ~hidden).nonzero()[:, 0]}
 
     def example(self, inputs: Features) -> Features:
-        place, number = torch.arange(len(self.grid)), self._number(len(self.grid))
+        place, number = torch.arange(len(self.grid)), self.number(len(self.grid))
         return {"hidden": place[:number], "visible": place[number:]}
 
     def collate(self, features: Sequence[Features]) -> Features:
         return {key: _filled([each[key] for each in features]) for key in ("hidden", "visible")}
 
-    def _number(self, real: int) -> int:
+    def number(self, real: int) -> int:
+        """How many of so many real tokens are hidden."""
         return max(0, min(max(1, round(self.share * real)), real - 1))
 
 

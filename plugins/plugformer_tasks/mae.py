@@ -63,6 +63,9 @@ class MaskedAutoencoder(MaskedPatches):
         self.decoder = make_decoder(tokens, dim=width, num_layers=decoder_layers, num_heads=decoder_heads)
         self.output = PatchOutput(dim=width, tokens=tokens, normalise=normalise)
 
+    def seen(self, length: int) -> int:
+        return length - self.targets.number(length)
+
     def states(
         self, trunk: Trunk, tokens: Tokens, *, hidden: Int[Tensor, "batch hidden"], visible: Int[Tensor, "batch seen"]
     ) -> Float[Tensor, "batch hidden width"]:

@@ -30,7 +30,6 @@ class MaskedPatches(Task):
 
     needs = NEEDS
     monitor = Monitor("val/loss", "min")
-    mixes = True
     targets: HiddenPlaces
     output: PatchOutput
 

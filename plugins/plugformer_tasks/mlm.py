@@ -100,7 +100,7 @@ class MaskedLM(Task):
             self.simmim = SimMIM(
                 dim=dim, tokens=tokens, share=share, masking=masking, unit=unit, loss=loss, normalise=normalise
             )
-            self.needs, self.mixes, self.targets = self.simmim.needs, self.simmim.mixes, self.simmim.targets
+            self.needs, self.targets = self.simmim.needs, self.simmim.targets
             return
         share = 0.15 if share is None else share
         if not 0 < share <= 1:

@@ -14,7 +14,7 @@ from plugformer.data.files import refuse
 from plugformer.data.fingerprint import fingerprint
 from plugformer.data.splits import SPLITS
 from plugformer.errors import UserError, unknown
-from plugformer.interfaces import DataSource, DataSpec, Sample, Split
+from plugformer.interfaces import DataSource, DataSpec, Sample, Split, UnreadSamples
 from plugformer_text.hub_audio import check_clips, digest, load_dataset, stored, undecoded
 
 USUAL_NAMES: Mapping[Split, tuple[str, ...]] = {"val": ("validation", "val", "valid", "dev"), "test": ("test",)}
@@ -237,7 +237,7 @@ class Hub(DataSource):
                 f"{where}: rows without a label", unlabelled, "Choose another split, or draw one: data.test_split=draw."
             )
             check_trained(self._labels, found, where)
-        return {split: _Rows(self, split, [row.number for row in rows]) for split, rows in drawn.items()}
+        return {split: _Rows(self, split, rows) for split, rows in drawn.items()}
 
     def _label(self, value: Any) -> int:
         """Its index; -1 where there is none, as on the hub."""
@@ -316,21 +316,24 @@ class Hub(DataSource):
         return "train"
 
 
-class _Rows(Sequence[Sample]):
+class _Rows(UnreadSamples):
     """Rows that are read from the disk when they are asked for."""
 
-    def __init__(self, source: Hub, split: Split, numbers: list[int]) -> None:
+    def __init__(self, source: Hub, split: Split, rows: list[_Row]) -> None:
         self.source = source
         self.split = split
-        self.numbers = numbers
+        self.rows = rows
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # a sample at a time, no slices
-        number = self.numbers[index]
+        number = self.rows[index].number
         given: Split = self.split if self.split in self.source._tables else "train"
         return self.source.sample(self.source._tables[given][number], f"{given}:{number}")
+
+    def label(self, index: int) -> int:
+        return self.source._label(self.rows[index].label)
 
 
 class _Stream(Iterable[Sample]):

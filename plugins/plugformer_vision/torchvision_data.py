@@ -14,7 +14,7 @@ from plugformer.data.fingerprint import fingerprint
 from plugformer.data.scan import Found, Scanner, digest
 from plugformer.data.splits import SPLITS
 from plugformer.errors import UserError, unknown
-from plugformer.interfaces import DataSource, DataSpec, Sample, Split
+from plugformer.interfaces import DataSource, DataSpec, Sample, Split, UnreadSamples
 from plugformer_vision.image_folder import ImageFolder
 from plugformer_vision.torchvision_parts import Part, class_names
 from plugformer_vision.torchvision_sets import SETS, Labels
@@ -193,7 +193,7 @@ class Torchvision(DataSource):
         return found.digest if found else digest(path)
 
 
-class _Lazily(Sequence[Sample]):
+class _Lazily(UnreadSamples):
     """Samples whose images are decoded when they are asked for."""
 
     def __init__(self, part: Part, indices: list[int], unused: int) -> None:
@@ -206,5 +206,7 @@ class _Lazily(Sequence[Sample]):
 
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # a sample at a time, no slices
         row = self.indices[index]
-        label = self.part.labels[row] - self.unused
-        return {"id": self.part.name(row), "image": self.part.image(row), "label": label}
+        return {"id": self.part.name(row), "image": self.part.image(row), "label": self.label(index)}
+
+    def label(self, index: int) -> int:
+        return self.part.labels[self.indices[index]] - self.unused

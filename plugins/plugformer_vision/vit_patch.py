@@ -46,6 +46,7 @@ class VitPatch(Tokenizer):
     """
 
     modality: ClassVar[str] = "image"
+    training_options = frozenset({"random_crop", "augmentation", "mixup", "cutmix"})
 
     def __init__(
         self,
@@ -64,6 +65,8 @@ class VitPatch(Tokenizer):
             raise UserError(f"tokenizer.patch_size={patch_size}: must be at least 1.")
         if not 0 <= overlap < patch_size:
             raise UserError(f"tokenizer.overlap={overlap}: must be at least 0 and less than patch_size={patch_size}.")
+        if image_size is not None and min(_sides(image_size)) < 1:
+            raise UserError(f"tokenizer.image_size={image_size}: must be at least 1.")
         if resize == "crop" and image_size is None:
             raise UserError("tokenizer.resize=crop: images keep their size unless tokenizer.image_size is set as well.")
         if random_crop is not None and not 0 < random_crop[0] <= random_crop[1] <= 1:
@@ -75,7 +78,7 @@ class VitPatch(Tokenizer):
         self.patch_size = patch_size
         self.stride = patch_size - overlap
         self.patches = Patches((patch_size, patch_size), (self.stride, self.stride))
-        self.size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.size = None if image_size is None else _sides(image_size)
         self._may_resize, self._may_convert = image_size is not None, channels is not None
         self.channels: int | None = channels
         self.resize = {"stretch": stretch, "crop": crop}[resize]
@@ -219,6 +222,10 @@ class VitPatch(Tokenizer):
         if image.shape[0] == channels:
             return image
         return functional.grayscale_to_rgb(image) if channels == 3 else functional.rgb_to_grayscale(image)
+
+
+def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
 
 
 class PatchEmbedding(Embedding):

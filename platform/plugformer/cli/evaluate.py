@@ -46,6 +46,8 @@ def main(argv: list[str]) -> int:
     for key, value in values.items():
         if key.partition(".")[0] in OF_TRAINING:
             raise UserError(f"{key}={value}: has no effect on a trained model's metrics. Leave it out.")
+        if key.startswith("loader.train_share") and split != "train":
+            raise UserError(f"{key}={value}: has no effect on split={split}. Leave it out, or set split=train.")
     config = check_config(override_config(load_config(path), values))
     summary = evaluate(path, config, split=split, checkpoint=checkpoint)
     folder = RunDir(path).path / "evaluation"

@@ -1,21 +1,21 @@
 """What many audio files have in common."""
 
-from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from plugformer.data.audio import AudioInfo, audio_info
-from plugformer.data.scan import Found
+from plugformer.data.of_files import DataOfFiles
 from plugformer.errors import UserError
 
 
-def rate_and_duration(files: Sequence[Path], known: Mapping[Path, Found]) -> tuple[int | None, float | None]:
+def rate_and_duration(data: DataOfFiles) -> tuple[int | None, float | None]:
     """The rate that all share, or None, and the seconds of the longest, or None without any that can be read.
 
-    Args:
-        files: of which those with a header that can't be read count for nothing; `DataSource.verify` names them.
-        known: what was found by `check_audio`, so that only the headers of others are read.
+    They are of the headers, or of what `check_audio` found when the files were read. Files that can't be used count
+    for nothing, as far as that is known; `verify` names them.
     """
+    known = data.found.good or data.scanner.known(data.paths)
+    files = [path for path in data.paths if path not in data.found.bad]
     infos = [AudioInfo(*known[path].facts) for path in files if path in known]
     with ThreadPoolExecutor() as pool:
         infos += filter(None, pool.map(_header, [path for path in files if path not in known]))

@@ -6,6 +6,7 @@ import torch
 
 from plugformer.data.encoded import Encoded, seeded
 from plugformer.interfaces import Batch, Features, Targets, Tokenizer
+from plugformer.nn.initialise import seed_for
 
 
 class Collate:
@@ -25,7 +26,7 @@ class Collate:
     def __call__(self, encoded: Sequence[Encoded]) -> Batch:
         inputs = self.tokenizer.collate([item["inputs"] for item in encoded])
         if self.mix:
-            with seeded(encoded[0]["seed"]):
+            with seeded(seed_for(encoded[0]["seed"], "mix")):
                 inputs = self.tokenizer.mix(inputs)
         return {
             "inputs": inputs,

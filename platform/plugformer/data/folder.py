@@ -15,7 +15,7 @@ from plugformer.data.of_files import DataOfFiles
 from plugformer.data.scan import Scanner
 from plugformer.data.splits import SPLITS
 from plugformer.errors import UserError
-from plugformer.interfaces import Sample, Split
+from plugformer.interfaces import Sample, Split, UnreadSamples
 
 
 class File(NamedTuple):
@@ -211,7 +211,7 @@ class ClassFolders(DataOfFiles):
 
 
 @dataclass(frozen=True)
-class Lazily(Sequence[Sample]):
+class Lazily(UnreadSamples):
     """Samples whose files are read when they are asked for.
 
     Attributes:
@@ -231,6 +231,9 @@ class Lazily(Sequence[Sample]):
         path, label, _, group = self.files[index]
         sample: Any = {"id": path.relative_to(self.root).as_posix(), self.key: self.read(path), "label": label}
         return sample if group is None else {**sample, "group": group}
+
+    def label(self, index: int) -> int:
+        return self.files[index].label
 
 
 def _compile(pattern: str | None) -> re.Pattern[str] | None:

@@ -4,10 +4,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
-from rich.console import Console
-from rich.progress import track
 
-from plugformer.interfaces import Sample
+from plugformer.interfaces import Sample, UnreadSamples
 from plugformer.nn.initialise import seed_for
 
 
@@ -17,7 +15,7 @@ def take_share(samples: Sequence[Sample], *, share: float, seed: int, labelled: 
     Each class keeps its share, rounded, and at least one sample. A greater share holds all that a smaller one does.
 
     Args:
-        samples: of training; labelled ones are each read once to find out their class.
+        samples: of training; those whose labels are known stay unread.
         share: greater than 0, at most 1.
         seed: decides which.
         labelled: whether they have classes; else they are drawn as one.
@@ -26,10 +24,9 @@ def take_share(samples: Sequence[Sample], *, share: float, seed: int, labelled: 
         return samples
     classes: dict[int, list[int]] = defaultdict(list)
     if labelled:
-        console = Console(stderr=True)
-        reading = track(samples, "reading labels", console=console, transient=True, disable=not console.is_terminal)
-        for index, sample in enumerate(reading):
-            classes[sample["label"]].append(index)
+        for index in range(len(samples)):
+            label = samples.label(index) if isinstance(samples, UnreadSamples) else samples[index]["label"]
+            classes[label].append(index)
     else:
         classes[0] = list(range(len(samples)))
     chosen = []

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from plugformer.data.splits import SPLITS
-from plugformer.interfaces import Sample, Split
+from plugformer.interfaces import Sample, Split, UnreadSamples
 from plugformer.testing.common import Suite
 from plugformer.testing.comparing import applies_if, assert_same, draws_nothing
 
@@ -99,6 +99,8 @@ class DataSuite(Suite):
             assert read == min(len(samples), self.limit), f"{split} says that it has {len(samples)} samples"
             for number, sample in enumerate(self.read(source, split)):
                 assert_same(dict(samples[number]), dict(sample))
+                if isinstance(samples, UnreadSamples) and source.spec.labels:
+                    assert samples.label(number) == sample["label"], f"{sample['id']} has another label once it is read"
             try:
                 samples[len(samples)]
             except IndexError:

@@ -17,6 +17,7 @@ from plugformer.weights.differences import (
     Difference,
     applied,
     differences,
+    differences_of_tokens,
     line,
     open_choices,
     overrides,
@@ -66,7 +67,10 @@ class Beginning:
                 "nobody can tell which token a row of the embedding is of.\n  Expected it "
                 f"{_place_of_tokenizer(beginning.weights)}."
             )
-        if found := differences(beginning.weights, config):
+        found = differences(beginning.weights, config)
+        if tokenizer.spec.token_kind == "continuous":  # of discrete ones, `check_tokenizer` compares each
+            found += differences_of_tokens(beginning.weights, config)
+        if found:
             theirs = ", ".join(each.said(each.theirs) for each in found)
             ours = ", ".join(each.said(each.ours) for each in found)
             warnings.warn(f"begins from weights that were trained with {theirs}; this run has {ours}.", stacklevel=2)

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from plugformer.config import Config
 from plugformer.errors import UserError
+from plugformer.interfaces import Tokenizer
 from plugformer.registry import find, offers
 from plugformer.run_dir import plain
 from plugformer.weights.source import Weights
@@ -43,16 +44,22 @@ class Difference(NamedTuple):
 
 def differences(weights: Weights, config: Config) -> list[Difference]:
     """Of the parts of the model; what only matters in training left out, as is what the weights don't speak of."""
-    return [each for kind in OF_MODEL for each in _of_kind(kind, weights, config)]
+    return [each for kind in OF_MODEL for each in _of_kind(kind, weights, config, OF_TRAINING)]
 
 
-def _of_kind(kind: str, weights: Weights, config: Config) -> Iterator[Difference]:
+def differences_of_tokens(weights: Weights, config: Config) -> list[Difference]:
+    """Of the tokenizer, likewise: with other options, continuous tokens of one shape mean something else."""
+    ours: type[Tokenizer] = find("tokenizer", config["tokenizer"]["name"]).load()
+    return list(_of_kind("tokenizer", weights, config, ours.training_options))
+
+
+def _of_kind(kind: str, weights: Weights, config: Config, left_out: frozenset[str]) -> Iterator[Difference]:
     theirs, ours = plain(weights.composition.get(kind, {})), plain(config[kind])
     if theirs.get("name", ours["name"]) != ours["name"]:
         yield Difference(kind, "name", theirs["name"], ours["name"])
         return
     for option, value in theirs.items():
-        if option in ours and value != ours[option] and option not in OF_TRAINING:
+        if option in ours and value != ours[option] and option not in left_out:
             yield Difference(kind, option, value, ours[option])
 
 
