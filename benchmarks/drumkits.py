@@ -1,15 +1,18 @@
 """Drum hits of Debian's hydrogen-drumkits: a table for data=audio_csv, what a linear model reaches, folds pooled.
 
     apt-get download hydrogen-drumkits && dpkg-deb -x hydrogen-drumkits_*.deb kits
-    python benchmarks/drumkits.py table kits drums.csv
+    python benchmarks/drumkits.py table kits drums.csv --seconds 1.6
     python benchmarks/drumkits.py linear drums.csv
     plugformer train -m experiment=audio_folder data=audio_csv data.paths=[drums.csv] data.label_column=label \\
-        data.group_column=group data.folds=12 data.fold=0,1,2,3,4,5,6,7,8,9,10,11
-    python benchmarks/drumkits.py pool SWEEP/*/
+        data.group_column=group data.folds=12 data.fold=0,1,2,3,4,5,6,7,8,9,10,11 run_dir=runs/drums …
+    python benchmarks/drumkits.py pool runs/drums/*/
 
-`table` writes path, label and group of each hit. A hit is one recording that a `drumkit.xml` names: an instrument's
-layers are strokes of different strength, each in a file of its own. A file that serves several instruments (a tom
-played at other pitches) is one hit. The label is the instrument's name, not the file's; the group is the kit.
+The options that the figures in docs/benchmarks.md were measured with stand there.
+
+`table` writes path, label and group of each hit, and with --seconds the hits themselves, without their tails. A hit is one
+recording that a `drumkit.xml` names: an instrument's layers are strokes of different strength, each in a file of its own.
+A file that serves several instruments (a tom played at other pitches) is one hit. The label is the instrument's name, not
+the file's; the group is the kit.
 
 `linear` fits a logistic regression (scikit-learn's defaults, on standardised mel features), honestly: leaving one kit
 out, which says what a new kit would get; and on a random split of five folds, where a kit's other strokes give the
@@ -28,6 +31,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import soundfile
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -60,6 +64,7 @@ def main() -> None:
     command = commands.add_parser("table", help="write the CSV file")
     command.add_argument("folder", type=Path, help="where the package was unpacked")
     command.add_argument("table", type=Path, help="the file to write")
+    command.add_argument("--seconds", type=float, help="cut hits to, in files of their own beside the table")
     command = commands.add_parser("linear", help="logistic regression on mel features")
     command.add_argument("table", type=Path)
     command = commands.add_parser("pool", help="one figure for the folds of a sweep")
@@ -67,7 +72,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         if arguments.command == "table":
-            write_table(arguments.folder, arguments.table)
+            write_table(arguments.folder, arguments.table, seconds=arguments.seconds)
         elif arguments.command == "linear":
             linear(arguments.table)
         else:
@@ -79,7 +84,7 @@ def main() -> None:
 # ---------------------------------------------------------------------------------------------- table
 
 
-def write_table(folder: Path, table: Path) -> None:
+def write_table(folder: Path, table: Path, *, seconds: float | None) -> None:
     hits: dict[Path, tuple[str, str]] = {}
     for kit in sorted(folder.rglob("drumkit.xml")):
         hits |= {path: (label, kit.parent.name) for path, label in read_kit(kit)}
@@ -89,9 +94,20 @@ def write_table(folder: Path, table: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "group"])
         for path, (label, group) in hits.items():
-            writer.writerow([os.path.relpath(path, table.parent), label, group])
+            file_of_it = path if seconds is None else cut(path, folder, table.with_suffix(""), seconds)
+            writer.writerow([os.path.relpath(file_of_it, table.parent), label, group])
     kits = {group for _, group in hits.values()}
     print(f"{table}: {len(hits)} hits, {len(kits)} kits")
+
+
+def cut(path: Path, folder: Path, clips: Path, seconds: float) -> Path:
+    """The beginning of a recording at one rate, as a file under `clips`: a long tail would be decoded every epoch."""
+    waveform, rate = read_audio(path)
+    beginning = resample(waveform[:, : round(seconds * rate)], rate, RATE)
+    cut_to = (clips / path.relative_to(folder)).with_suffix(".wav")
+    cut_to.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(cut_to, beginning.T.numpy(), RATE, subtype="FLOAT")
+    return cut_to
 
 
 def read_kit(path: Path) -> Iterator[tuple[Path, str]]:
