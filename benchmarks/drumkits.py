@@ -9,10 +9,10 @@
 
 The options that the figures in docs/benchmarks.md were measured with stand there.
 
-`table` writes path, label and group of each hit, and with --seconds the hits themselves, without their tails. A hit is one
-recording that a `drumkit.xml` names: an instrument's layers are strokes of different strength, each in a file of its own.
-A file that serves several instruments (a tom played at other pitches) is one hit. The label is the instrument's name, not
-the file's; the group is the kit.
+`table` writes path, label and group of each hit, and with --seconds the hits themselves, without their tails. A hit
+is one recording that a `drumkit.xml` names: an instrument's layers are strokes of different strength, each in a file
+of its own. A file that serves several instruments (a tom played at other pitches) is one hit. The label is the
+instrument's name, not the file's; the group is the kit.
 
 `linear` fits a logistic regression (scikit-learn's defaults, on standardised mel features), honestly: leaving one kit
 out, which says what a new kit would get; and on a random split of five folds, where a kit's other strokes give the

@@ -313,6 +313,13 @@ breaks(
     goes_on_beyond_its_longest=faults.RefusesOnlyTheWhole,
     its_state_keeps_its_size=faults.RemembersEverything,
 )
+
+
+def changing(change: Callable[[Tensor], Tensor]) -> Any:
+    """Weights of other grids, each changed."""
+    return lambda self, weights, grids: {name: change(tensor) for name, tensor in weights.items()}
+
+
 breaks(
     "position",
     takes_each_grid_by_itself=broken(Learned, add=lambda self, x, layout: x / layout.grid_index.float().std()),
@@ -320,6 +327,9 @@ breaks(
     tells_nothing_to_tokens_that_lie_nowhere=broken(Learned, add=lambda self, x, layout: x + 1),
     tells_the_last_tokens_what_it_tells_the_whole=broken(Learned, add=lambda self, x, layout: x + x.shape[1]),
     gives_a_bias_if_it_says_so=broken(Learned, adds_bias=True),
+    keeps_weights_of_its_own_grids=broken(Learned, resized=changing(lambda table: table + 1e-6)),
+    brings_weights_of_another_grid_to_its_own_or_leaves_them=broken(Learned, resized=changing(lambda table: table[1:])),
+    leaves_weights_of_other_axes=broken(Learned, resized=changing(lambda table: table.flip(0))),
 )
 breaks(
     "norm",
