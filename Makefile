@@ -5,16 +5,18 @@
 VENV := $(or $(VIRTUAL_ENV),.venv)
 PYTHON ?= python3
 BIN := $(VENV)/bin
+# A file at a time on each core; more threads than cores would wait for each other.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 INSTALL := $(BIN)/python -m pip install --constraint constraints.txt --editable
 
 demo: $(VENV)/.plugformer ## install, and train the default experiment (handwritten digits, about a minute)
 	$(BIN)/plugformer train experiment=digits
 
 test: $(VENV)/.plugformer-dev ## install, and run the tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(TESTS) -m "not slow"
 
 test-all: $(VENV)/.plugformer-dev ## all tests, the slow ones too
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 check: format lint types contracts test ## everything that must hold before a commit
 
