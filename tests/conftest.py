@@ -1,6 +1,7 @@
 """What holds for all tests."""
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -9,3 +10,9 @@ def _cache_of_the_session(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _same_draws():
+    """What a test draws without saying how is the same each time, in whatever order tests are run."""
+    torch.manual_seed(0)

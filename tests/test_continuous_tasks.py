@@ -322,7 +322,7 @@ def test_a_prefix_takes_the_places_up_to_its_last_token():
 
 
 def test_normalised_targets_have_mean_0_and_deviation_1():
-    raw = torch.randn(4, 7, 5) * torch.rand(4, 7, 1) * 10 + 3
+    raw = torch.randn(4, 7, 5) * (1 + 9 * torch.rand(4, 7, 1)) + 3
     output = PatchOutput(dim=4, tokens=spec_of(), normalise=True)
     target = output.target(raw)
     torch.testing.assert_close(target.mean(-1), torch.zeros(4, 7), atol=1e-5, rtol=0)

@@ -331,6 +331,13 @@ class Tokens:
     segments: Int[Tensor, "batch length"] | None = None
     raw: Float[Tensor, "batch length token_dim"] | None = None
 
+    @property
+    def real(self) -> Bool[Tensor, "batch length"]:
+        """`valid`, even if nothing is padded."""
+        if self.valid is not None:
+            return self.valid
+        return torch.ones(self.embeddings.shape[:2], dtype=torch.bool, device=self.embeddings.device)
+
     def mask(self, *, causal: bool) -> Mask:
         """How these tokens may see each other."""
         prefix = self.prefix if causal else None
@@ -365,7 +372,7 @@ class Tokens:
         layout = Layout.concatenate([part.layout for part in parts])
         valid = None
         if any(part.valid is not None for part in parts):
-            valid = torch.cat([_valid(part) for part in parts], 1)
+            valid = torch.cat([part.real for part in parts], 1)
         segments = [part.segments for part in parts if part.segments is not None]
         assert len(segments) in (0, len(parts)), "segments of some parts only"
         return Tokens(embeddings, layout, valid, segments=torch.cat(segments, 1) if segments else None)
@@ -386,11 +393,6 @@ def _leading(layouts: Sequence[Layout]) -> int:
         if layout.leading < layout.coordinates.shape[1]:
             break
     return total
-
-
-def _valid(tokens: Tokens) -> Tensor:
-    everywhere = torch.ones(tokens.embeddings.shape[:2], dtype=torch.bool, device=tokens.embeddings.device)
-    return everywhere if tokens.valid is None else tokens.valid
 
 
 class Embedding(nn.Module, ABC):

@@ -5,7 +5,6 @@ import warnings
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -15,12 +14,12 @@ from plugformer.data.audio_files import rate_and_duration
 from plugformer.data.drawing import Drawing
 from plugformer.data.files import listed, refuse
 from plugformer.data.fingerprint import fingerprint
-from plugformer.data.of_files import DataOfFiles
+from plugformer.data.of_files import DataOfFiles, FileSamples
 from plugformer.data.records import Record, check_delimiter, read_csv, read_jsonl
 from plugformer.data.scan import Scanner
 from plugformer.data.table import Row, Table
 from plugformer.errors import UserError
-from plugformer.interfaces import DataSpec, Sample, Split, UnreadSamples
+from plugformer.interfaces import DataSpec, Sample, Split
 
 
 class AudioTable(DataOfFiles):
@@ -171,7 +170,7 @@ class AudioTable(DataOfFiles):
         return self.table.split(good, alike=lambda row: self.digest(self._path(row)))
 
     def samples(self, split: Split) -> Sequence[Sample]:
-        return _Clips([(self._path(row), self._known(row)) for row in self._splits[split]])
+        return FileSamples([(self._path(row), self._known(row)) for row in self._splits[split]], "audio", read_audio)
 
     def _known(self, row: Row) -> Sample:
         """All but the audio."""
@@ -272,24 +271,3 @@ class AudioJsonl(AudioTable):
 
     def _read(self, path: Path) -> Iterator[Record]:
         return read_jsonl(path)
-
-
-@dataclass(frozen=True)
-class _Clips(UnreadSamples):
-    """Samples whose files are read when they are asked for.
-
-    Attributes:
-        clips: the file of each, and what is known of it.
-    """
-
-    clips: list[tuple[Path, Sample]]
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # a sample at a time, no slices
-        path, known = self.clips[index]
-        return {**known, "audio": read_audio(path)}
-
-    def label(self, index: int) -> int:
-        return self.clips[index][1]["label"]

@@ -1,6 +1,7 @@
 """What a front end does, as users set it and as torchaudio counts it."""
 
 from dataclasses import dataclass
+from functools import cache
 from math import inf
 from typing import Literal
 
@@ -92,49 +93,53 @@ class FrontEndSettings:
                 "  Set tokenizer.compression=log or tokenizer.compression=db."
             )
 
-    def at(self, rate: int) -> FrontEndOptions:
-        """
-        Args:
-            rate: hertz.
 
-        Raises:
-            UserError: what can't be at this rate.
-        """
-        win_length, hop_length = (max(1, round(each * rate / 1000)) for each in (self.window, self.hop))
-        n_fft = self.n_fft or 1 << max(1, win_length - 1).bit_length()
-        num_bins = self.num_bins or {"mel": 80, "mfcc": 32, "linear": n_fft // 2}[self.kind]
-        n_mels = (self.n_mels or 80) if self.kind == "mfcc" else num_bins
-        f_max = self.f_max or rate / 2
-        if win_length > n_fft:
-            raise UserError(
-                f"tokenizer.n_fft={n_fft}: a window of {self.window:g} ms is {win_length} samples at {rate} Hz.\n"
-                "  Set a larger tokenizer.n_fft or a smaller tokenizer.window."
-            )
-        if self.kind != "linear" and not 0 <= self.f_min < f_max <= rate / 2:
-            raise UserError(
-                f"tokenizer.f_min={self.f_min:g} and tokenizer.f_max={f_max:g}: mel bands lie between 0 and "
-                f"{rate / 2:g} Hz, half the rate of {rate}."
-            )
-        most = {"linear": n_fft // 2 + 1, "mfcc": n_mels, "mel": num_bins}[self.kind]
-        if num_bins > most:
-            raise UserError(
-                f"tokenizer.num_bins={num_bins}: front_end={self.kind} has {most} at most, of tokenizer."
-                f"{'n_mels' if self.kind == 'mfcc' else 'n_fft'}={n_mels if self.kind == 'mfcc' else n_fft}."
-            )
-        return FrontEndOptions(
-            kind=self.kind,
-            rate=rate,
-            n_fft=n_fft,
-            win_length=win_length,
-            hop_length=hop_length,
-            num_bins=num_bins,
-            n_mels=n_mels,
-            f_min=self.f_min,
-            f_max=f_max,
-            mel_scale=self.mel_scale,
-            power=self.power,
-            compression=self.compression,
+@cache  # it is asked for with every clip
+def options_at(rate: int, settings: FrontEndSettings) -> FrontEndOptions:
+    """What settings come to.
+
+    Args:
+        rate: hertz.
+        settings: a user's.
+
+    Raises:
+        UserError: what can't be at this rate.
+    """
+    win_length, hop_length = (max(1, round(each * rate / 1000)) for each in (settings.window, settings.hop))
+    n_fft = settings.n_fft or 1 << max(1, win_length - 1).bit_length()
+    num_bins = settings.num_bins or {"mel": 80, "mfcc": 32, "linear": n_fft // 2}[settings.kind]
+    n_mels = (settings.n_mels or 80) if settings.kind == "mfcc" else num_bins
+    f_max = settings.f_max or rate / 2
+    if win_length > n_fft:
+        raise UserError(
+            f"tokenizer.n_fft={n_fft}: a window of {settings.window:g} ms is {win_length} samples at {rate} Hz.\n"
+            "  Set a larger tokenizer.n_fft or a smaller tokenizer.window."
         )
+    if settings.kind != "linear" and not 0 <= settings.f_min < f_max <= rate / 2:
+        raise UserError(
+            f"tokenizer.f_min={settings.f_min:g} and tokenizer.f_max={f_max:g}: mel bands lie between 0 and "
+            f"{rate / 2:g} Hz, half the rate of {rate}."
+        )
+    most = {"linear": n_fft // 2 + 1, "mfcc": n_mels, "mel": num_bins}[settings.kind]
+    if num_bins > most:
+        raise UserError(
+            f"tokenizer.num_bins={num_bins}: front_end={settings.kind} has {most} at most, of tokenizer."
+            f"{'n_mels' if settings.kind == 'mfcc' else 'n_fft'}={n_mels if settings.kind == 'mfcc' else n_fft}."
+        )
+    return FrontEndOptions(
+        kind=settings.kind,
+        rate=rate,
+        n_fft=n_fft,
+        win_length=win_length,
+        hop_length=hop_length,
+        num_bins=num_bins,
+        n_mels=n_mels,
+        f_min=settings.f_min,
+        f_max=f_max,
+        mel_scale=settings.mel_scale,
+        power=settings.power,
+        compression=settings.compression,
+    )
 
 
 def check_positive(name: str, value: int | float | None) -> None:

@@ -1,6 +1,7 @@
 """Mean and deviation of every bin over the frames of many clips."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -13,10 +14,15 @@ LEAST_STD = 1e-3  # a bin that never changes has none
 
 
 class Moments:
-    """Sums over all frames of a stream of clips, in float64."""
+    """Sums over all frames of a stream of clips, in float64.
+
+    Attributes:
+        count: frames.
+        longest: samples of the longest clip.
+    """
 
     def __init__(self, bins: int) -> None:
-        self.count = 0
+        self.count, self.longest = 0, 0
         self.total = torch.zeros(bins, dtype=torch.float64)
         self.squares = torch.zeros(bins, dtype=torch.float64)
 
@@ -33,6 +39,7 @@ class Moments:
         heard = torch.tensor([its.frames(len(clip)) for clip in clips])
         cells = picture.double().masked_fill((torch.arange(picture.shape[2]) >= heard[:, None])[:, None], 0.0)
         self.count += int(heard.sum())
+        self.longest = max(self.longest, *map(len, clips))
         self.total += cells.sum((0, 2))
         self.squares += cells.square().sum((0, 2))
 
@@ -44,11 +51,6 @@ class Moments:
 
 
 def batched(clips: Iterable[Tensor], size: int) -> Iterator[list[Tensor]]:
-    batch = []
-    for clip in clips:
-        batch.append(clip)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+    clips = iter(clips)
+    while batch := list(islice(clips, size)):
         yield batch

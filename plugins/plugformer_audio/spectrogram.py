@@ -17,7 +17,7 @@ from plugformer.errors import UserError
 from plugformer.interfaces import Audio, DataSpec, Features, Grid, Sample, Tokenizer, TokenSpec
 from plugformer.nn.patches import Patches
 from plugformer_audio.front_end import shared_front_end
-from plugformer_audio.front_end_options import FrontEndOptions, FrontEndSettings, check_positive
+from plugformer_audio.front_end_options import FrontEndOptions, FrontEndSettings, check_positive, options_at
 from plugformer_audio.masking import Bands
 from plugformer_audio.moments import BATCH, Moments, batched
 from plugformer_audio.spectrogram_embedding import SpectrogramEmbedding
@@ -186,7 +186,7 @@ class Spectrogram(Tokenizer):
     def transform(self) -> FrontEndOptions:
         """Of the front end, once the rate is known."""
         assert self.rate is not None, "neither fitted nor assumed"
-        return self.front_end.at(self.rate)
+        return options_at(self.rate, self.front_end)
 
     def _samples(self) -> int:
         """Of the duration."""
@@ -253,24 +253,23 @@ class Spectrogram(Tokenizer):
         self.mean, self.std = [0.0] * bins, [1.0] * bins
 
     def fit(self, samples: Iterable[Sample]) -> None:
-        durations: list[float] = []
         moments = None
-        for clips in batched(self._clips(samples, durations), BATCH):
+        for clips in batched(self._clips(samples), BATCH):
             front_end = shared_front_end(self.transform)
             moments = moments or Moments(self.transform.num_bins)
             moments.add(clips, front_end)
         if moments is None:
             raise UserError("tokenizer=spectrogram: there are no training clips to fit on.")
-        self._settle(self.rate or 0, max(durations))
+        assert self.rate is not None, "there was a clip"
+        self._settle(self.rate, moments.longest / self.rate)
         self.mean, self.std = moments.mean().tolist(), moments.std().tolist()
 
-    def _clips(self, samples: Iterable[Sample], durations: list[float]) -> Iterator[Tensor]:
-        """As they are encoded, but not padded; their durations go into the list."""
+    def _clips(self, samples: Iterable[Sample]) -> Iterator[Tensor]:
+        """As they are encoded, but not padded."""
         for sample in samples:
             if self.rate is None:
                 self.rate = sample["audio"].rate
             clip = self._prepare(sample)
-            durations.append(len(clip) / self.rate)
             yield clip if self.duration is None else self._cut(clip).taken(clip)
 
     # ------------------------------------------------------------------------------------------ encoding

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import cycle
 from pathlib import Path
@@ -14,11 +13,11 @@ from plugformer.data.audio import VERSION, AudioInfo, audio_info, check_audio, r
 from plugformer.data.drawing import check_trained
 from plugformer.data.files import read_text, refuse
 from plugformer.data.fingerprint import fingerprint
-from plugformer.data.of_files import DataOfFiles
+from plugformer.data.of_files import DataOfFiles, FileSamples
 from plugformer.data.scan import Scanner
 from plugformer.data.splits import SPLITS
 from plugformer.errors import UserError, unknown
-from plugformer.interfaces import Audio, DataSpec, Sample, Split, UnreadSamples
+from plugformer.interfaces import Audio, DataSpec, Sample, Split
 from plugformer.nn.initialise import seed_for
 
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
@@ -189,10 +188,12 @@ class SpeechCommands(DataOfFiles):
                 raise UserError(f"{self.where}: {split} has no clip of {', '.join(self._chosen)}.")
         labels = {split: [self.spec.labels.index(clip.label) for clip in clips] for split, clips in splits.items()}
         check_trained(
-            self.spec.labels, labels, self.where,
+            self.spec.labels,
+            labels,
+            self.where,
             lacks="train has no clip of {} that can be used, so it can't be learned",
             advice="Leave it out of data.words.",
-        )  # fmt: skip
+        )
         return splits
 
     def _split(self, split: Split) -> list[_Clip]:
@@ -224,7 +225,11 @@ class SpeechCommands(DataOfFiles):
         return _Clip(f"{name}/{split}/{number}", path, SILENCE, group, (start, start + length), gain)
 
     def samples(self, split: Split) -> Sequence[Sample]:
-        return _Clips(self._splits[split], self.spec.labels)
+        return FileSamples([(clip, self._known(clip)) for clip in self._splits[split]], "audio", _heard)
+
+    def _known(self, clip: _Clip) -> Sample:
+        """All but the audio."""
+        return Sample(id=clip.id, label=self.spec.labels.index(clip.label), group=clip.group)
 
     def fingerprint(self) -> str:
         return fingerprint(self._fingerprint_parts())
@@ -236,26 +241,12 @@ class SpeechCommands(DataOfFiles):
                 yield self.digest(clip.path)
 
 
-@dataclass(frozen=True)
-class _Clips(UnreadSamples):
-    """Samples whose files are read when they are asked for."""
-
-    clips: list[_Clip]
-    labels: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # a sample at a time, no slices
-        clip = self.clips[index]
-        audio = read_audio(clip.path)
-        if clip.cut is not None:
-            first, end = clip.cut
-            audio = Audio(audio.waveform[:, first:end] * clip.gain, audio.rate)
-        return {"id": clip.id, "audio": audio, "label": self.label(index), "group": clip.group}
-
-    def label(self, index: int) -> int:
-        return self.labels.index(self.clips[index].label)
+def _heard(clip: _Clip) -> Audio:
+    audio = read_audio(clip.path)
+    if clip.cut is None:
+        return audio
+    first, end = clip.cut
+    return Audio(audio.waveform[:, first:end] * clip.gain, audio.rate)
 
 
 def _inspect(path: Path) -> AudioInfo:

@@ -75,19 +75,13 @@ class PrefixLM(NextToken):
     def prepare(self, tokens: Tokens, batch: Batch) -> tuple[Tokens, Next]:
         prefix, after = batch["targets"].get("prefix"), Next.of(tokens)
         if prefix is None:
-            prefix = self.targets.middle(real_tokens(tokens))
+            prefix = self.targets.middle(tokens.real)
         return replace(tokens, prefix=prefix), Next(after.place, after.counts & (after.place >= prefix[:, None]))
 
     def prompted(self, tokens: Tokens, length: int) -> Tokens:
         """The prompt is the prefix, whatever stands before it as padding included."""
         batch = tokens.embeddings.shape[0]
         return replace(tokens, prefix=torch.full((batch,), length, device=tokens.embeddings.device))
-
-
-def real_tokens(tokens: Tokens) -> Bool[Tensor, "batch length"]:
-    if tokens.valid is not None:
-        return tokens.valid
-    return torch.ones(tokens.embeddings.shape[:2], dtype=torch.bool, device=tokens.embeddings.device)
 
 
 class Prefixes(Targets):

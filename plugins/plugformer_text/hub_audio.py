@@ -5,13 +5,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rich.console import Console
-from rich.progress import track
-
 from plugformer.data.audio import check_audio
 from plugformer.data.files import refuse
 from plugformer.data.fingerprint import fingerprint
-from plugformer.data.scan import MANY
+from plugformer.data.scan import shown
 from plugformer.errors import UserError
 
 
@@ -72,10 +69,9 @@ def check_clips(table: Any, column: str, numbers: Sequence[int], *, where: str, 
     Raises:
         UserError: names those that can't be used.
     """
-    console = Console(stderr=True)
     clips = table.select_columns([column])
     problems = []
-    for number in track(numbers, f"reading {split}", console=console, transient=True, disable=len(numbers) < MANY):
+    for number in shown(numbers, len(numbers), f"Reading audio of {split}"):
         name = f"{split}:{number}"
         try:
             found = stored(clips[number][column])

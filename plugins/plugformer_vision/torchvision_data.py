@@ -186,11 +186,7 @@ class Torchvision(DataSource):
         for split, (part, indices) in self._splits.items():
             for index in indices:
                 yield f"{split}:{part.name(index)}:{part.labels[index]}"
-                yield self._digest(part.files[index]) if part.files else part.pixels(index)
-
-    def _digest(self, path: Path) -> str:
-        found = self.found.get(path)
-        return found.digest if found else digest(path)
+                yield digest(part.files[index], self.found) if part.files else part.pixels(index)
 
 
 class _Lazily(UnreadSamples):

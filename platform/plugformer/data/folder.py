@@ -4,18 +4,17 @@ import os
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
 
 from plugformer.data.drawing import Drawing, check_trained
 from plugformer.data.fingerprint import fingerprint
-from plugformer.data.of_files import DataOfFiles
+from plugformer.data.of_files import DataOfFiles, FileSamples
 from plugformer.data.scan import Scanner
 from plugformer.data.splits import SPLITS
 from plugformer.errors import UserError
-from plugformer.interfaces import Sample, Split, UnreadSamples
+from plugformer.interfaces import Sample, Split
 
 
 class File(NamedTuple):
@@ -198,7 +197,12 @@ class ClassFolders(DataOfFiles):
                     )
 
     def samples(self, split: Split) -> Sequence[Sample]:
-        return Lazily(self._splits[split], root=self.root, key=self.key, read=self.read)
+        return FileSamples([(file.path, self._known(file)) for file in self._splits[split]], self.key, self.read)
+
+    def _known(self, file: File) -> Sample:
+        """All but what the file holds."""
+        known = Sample(id=file.path.relative_to(self.root).as_posix(), label=file.label)
+        return known if file.group is None else {**known, "group": file.group}
 
     def fingerprint(self) -> str:
         return fingerprint(self._fingerprint_parts())
@@ -208,32 +212,6 @@ class ClassFolders(DataOfFiles):
             for file in files:
                 yield f"{split}:{self.classes[file.label]}:{file.path.relative_to(self.root).as_posix()}"
                 yield self.digest(file.path)
-
-
-@dataclass(frozen=True)
-class Lazily(UnreadSamples):
-    """Samples whose files are read when they are asked for.
-
-    Attributes:
-        root: their ids are paths below it.
-        key: under which stands what `read` makes of a file.
-    """
-
-    files: list[File]
-    root: Path
-    key: str
-    read: Callable[[Path], Any]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # a sample at a time, no slices
-        path, label, _, group = self.files[index]
-        sample: Any = {"id": path.relative_to(self.root).as_posix(), self.key: self.read(path), "label": label}
-        return sample if group is None else {**sample, "group": group}
-
-    def label(self, index: int) -> int:
-        return self.files[index].label
 
 
 def _compile(pattern: str | None) -> re.Pattern[str] | None:

@@ -2,14 +2,17 @@
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from plugformer.data.files import listed
 from plugformer.data.scan import Scan, Scanner, digest
 from plugformer.errors import UserError
-from plugformer.interfaces import DataSource
+from plugformer.interfaces import DataSource, Sample, UnreadSamples
+
+Place = TypeVar("Place")
 
 
 class DataOfFiles(DataSource):
@@ -50,5 +53,30 @@ class DataOfFiles(DataSource):
 
     def digest(self, path: Path) -> str:
         """A hash of a file's content, which is read only if it wasn't before."""
-        found = self.found.good.get(path)
-        return found.digest if found else digest(path)
+        return digest(path, self.found.good)
+
+
+@dataclass(frozen=True)
+class FileSamples(UnreadSamples, Generic[Place]):
+    """Samples whose files are read when they are asked for.
+
+    Attributes:
+        unread: where each is, and what is known of it.
+        key: of a sample, under which stands what `read` makes of the former.
+        read: in a loader's worker.
+    """
+
+    unread: Sequence[tuple[Place, Sample]]
+    key: str
+    read: Callable[[Place], Any]
+
+    def __len__(self) -> int:
+        return len(self.unread)
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # a sample at a time, no slices
+        place, known = self.unread[index]
+        sample: Any = {**known, self.key: self.read(place)}
+        return sample
+
+    def label(self, index: int) -> int:
+        return self.unread[index][1]["label"]

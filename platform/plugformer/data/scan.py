@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +80,7 @@ class Scanner:
         begun = time.monotonic()
         pool = ThreadPoolExecutor()  # decoding and hashing release the interpreter lock
         try:
-            read = self._shown(pool.map(self._read, unread), len(unread))
+            read = shown(pool.map(self._read, unread), len(unread), f"Reading {self.kind} files")
             for path, (state, found) in zip(unread, read, strict=True):
                 if isinstance(found, str):
                     bad[path] = found
@@ -105,14 +105,9 @@ class Scanner:
     def _read(self, path: Path) -> tuple[_State | None, Found | str]:
         state = _state(path)  # before its content, so that a change in between shows the next time
         try:
-            return state, Found(self.probe(path), digest(path))
+            return state, Found(self.probe(path), digest(path, {}))
         except UserError as error:
             return state, str(error)
-
-    def _shown(self, results: Iterator[T], total: int) -> Iterable[T]:
-        console = Console(stderr=True)
-        hidden = total < MANY or not console.is_terminal
-        return track(results, f"Reading {self.kind} files", total, console=console, transient=True, disable=hidden)
 
     def _path(self, files: Sequence[Path]) -> Path:
         common = os.path.commonpath([os.path.abspath(folder) for folder in {path.parent for path in files}])
@@ -143,12 +138,21 @@ class Scanner:
         path.write_text(json.dumps({"version": self.version, "files": files}), encoding="utf-8")
 
 
-def digest(path: Path) -> str:
-    """A hash of a file's content.
+def shown(items: Iterable[T], total: int, title: str) -> Iterable[T]:
+    """Themselves, with a progress bar on a terminal where there are many."""
+    console = Console(stderr=True)
+    hidden = total < MANY or not console.is_terminal
+    return track(items, title, total, console=console, transient=True, disable=hidden)
+
+
+def digest(path: Path, found: Mapping[Path, Found]) -> str:
+    """A hash of a file's content, which is read only if it isn't among those found.
 
     Raises:
         UserError: it can't be read.
     """
+    if path in found:
+        return found[path].digest
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

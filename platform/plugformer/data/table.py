@@ -150,9 +150,11 @@ class Table:
             found = {split: [self.label(row) for row in part] for split, part in splits.items()}
             advice = "or draw others with data.split_seed" if missing else f"or change {self.columns['split']} of some"
             check_trained(
-                self.labels, found, f"data.label_column={self.columns['label']}",
+                self.labels,
+                found,
+                f"data.label_column={self.columns['label']}",
                 advice=f"Leave such rows out, {advice}.",
-            )  # fmt: skip
+            )
         return splits
 
     def _grouped(self, rows: Sequence[Row], alike: Callable[[Row], str]) -> list[Row]:
