@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plugformer.compatibility import check_compatible
+from plugformer.compatibility import check_compatible, check_target
 from plugformer.config import Config, check_config
 from plugformer.errors import UserError
 from plugformer.interfaces import Backbone, DataSource, DataSpec, Tokenizer, TokenSpec
@@ -24,31 +24,72 @@ from plugformer.registry import build, offers
 from plugformer.run_dir import RunDir, read_json
 
 
-def build_backbone(config: Config, tokens: TokenSpec) -> Backbone:
-    """The backbone of a composition, with its blocks, mechanism, norms, feed-forwards and positions."""
-    attention_context = {"seed": config["seed"], "max_length": len(tokens.grid) + 1}  # and a class token
+def build_backbone(config: Config, tokens: TokenSpec, target: TokenSpec | None = None) -> Backbone:
+    """The backbone of a composition, with its blocks, mechanisms, norms, feed-forwards and positions.
+
+    Args:
+        config: a checked composition.
+        tokens: what it reads.
+        target: what its decoder writes, where that is another sequence; the same by default.
+    """
+    grids = tokens.grid, (tokens if target is None else target).grid
+    source_length, target_length = (len(grid) + 1 for grid in grids)  # and a class token
+    attention = partial(build, "attention", config["attention"], seed=config["seed"])
+    cross = config.get("cross_attention", {"name": "full"})
     return build(
         "backbone",
         config["backbone"],
         make_block=partial(build, "block", config["block"]),
-        make_attention=partial(build, "attention", config["attention"], **attention_context),
+        make_attention=partial(attention, max_length=source_length),
+        make_target_attention=partial(attention, max_length=target_length),
+        make_cross_attention=partial(
+            build, "cross_attention", cross, seed=config["seed"], max_length=max(source_length, target_length)
+        ),
         make_norm=partial(build, "norm", config["norm"]),
         make_feed_forward=partial(build, "feed_forward", config["feed_forward"]),
-        make_position=partial(build, "position", config["position"], grids=(tokens.grid,)),
+        make_position=partial(build, "position", config["position"], grids=grids[:1]),
+        make_target_position=partial(build, "position", config["position"], grids=grids[1:]),
     )
 
 
-def build_model(config: Config, *, tokenizer: Tokenizer, data: DataSpec) -> Model:
+def build_target_tokenizer(config: Config, tokenizer: Tokenizer) -> Tokenizer | None:
+    """What makes tokens of texts that are to be written: a tokenizer of their own, or that of the source if it is of
+    text, too."""
+    if "target_tokenizer" in config:
+        return build("target_tokenizer", config["target_tokenizer"])
+    return tokenizer if tokenizer.modality == "text" else None
+
+
+def build_model(
+    config: Config, *, tokenizer: Tokenizer, data: DataSpec, target_tokenizer: Tokenizer | None = None
+) -> Model:
     """A new model for these tokens and this data, its weights drawn from the composition's seed.
 
     Args:
         config: a checked composition.
         tokenizer: fitted, loaded, or with assumed shapes.
         data: of which only the labels matter.
+        target_tokenizer: likewise, of texts that are to be written; by default `tokenizer`, if it is of text.
     """
-    backbone = build_backbone(config, tokenizer.spec)
-    trunk = Trunk(embedding=tokenizer.embedding(dim=backbone.dim), backbone=backbone)
-    task = build("task", config["task"], dim=backbone.dim, tokens=tokenizer.spec, data=data)
+    if target_tokenizer is None:
+        assert "target_tokenizer" not in config, "a composition with a target tokenizer, and none is given"
+        target_tokenizer = build_target_tokenizer(config, tokenizer)
+    own = None if target_tokenizer in (None, tokenizer) else target_tokenizer
+    backbone = build_backbone(config, tokenizer.spec, None if own is None else own.spec)
+    writes = own is not None and backbone.direction == "encoder_decoder"
+    trunk = Trunk(
+        embedding=tokenizer.embedding(dim=backbone.dim),
+        backbone=backbone,
+        target_embedding=own.embedding(dim=backbone.dim) if own is not None and writes else None,
+    )
+    task = build(
+        "task",
+        config["task"],
+        dim=backbone.dim,
+        tokens=tokenizer.spec,
+        data=data,
+        target_tokenizer=target_tokenizer,
+    )
     model = Model(trunk=trunk, task=task)
     initialise(model, seed=config["seed"])
     return model
@@ -64,8 +105,12 @@ def preview(config: Config, *, source: DataSource) -> tuple[Tokenizer, Model]:
     """
     tokenizer: Tokenizer = build("tokenizer", config["tokenizer"])
     tokenizer.assume(source.spec)
+    target = build_target_tokenizer(config, tokenizer)
+    check_target(config, target=target)
+    if target not in (None, tokenizer):
+        target.assume(source.spec)
     with torch.device("meta"):
-        model = build_model(config, tokenizer=tokenizer, data=source.spec)
+        model = build_model(config, tokenizer=tokenizer, data=source.spec, target_tokenizer=target)
     check_compatible(config, source=source.spec, tokenizer=tokenizer, model=model)
     freeze(model.trunk, model.task, config["trainer"]["freeze"])
     check_layer_decay(model.trunk, model.task, config["trainer"]["layer_decay"])
@@ -104,9 +149,6 @@ def _missing_plugins(run: RunDir) -> list[str]:
         return []
 
 
-_COPY_TOKENIZER = "Copy the folder tokenizer/ from where the run was trained: a model is of no use without its own."
-
-
 def load_run(path: str | Path, config: Config | None = None, *, checkpoint: str = "best") -> tuple[Tokenizer, Model]:
     """A trained tokenizer and model as a run directory holds them, in evaluation mode on the CPU.
 
@@ -123,17 +165,23 @@ def load_run(path: str | Path, config: Config | None = None, *, checkpoint: str 
     run = RunDir.open(path)
     config = config or load_config(path)
     tokenizer: Tokenizer = build("tokenizer", config["tokenizer"])
-    try:
-        tokenizer.load(run.tokenizer)
-    except UserError as error:
-        raise UserError(f"{error}\n  {_COPY_TOKENIZER}") from None
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(
-            f"{run.tokenizer}: what the tokenizer learned can't be loaded ({error}).\n  {_COPY_TOKENIZER}"
-        ) from None
-    model = build_model(config, tokenizer=tokenizer, data=load_data_spec(run))
+    _load_tokenizer(tokenizer, run.tokenizer)
+    target = build_target_tokenizer(config, tokenizer)
+    if target not in (None, tokenizer):
+        _load_tokenizer(target, run.target_tokenizer)
+    model = build_model(config, tokenizer=tokenizer, data=load_data_spec(run), target_tokenizer=target)
     load_weights(model, run.checkpoint(checkpoint))
     return tokenizer, model.eval()
+
+
+def _load_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    copy = f"Copy the folder {folder.name}/ from where the run was trained: a model is of no use without its own."
+    try:
+        tokenizer.load(folder)
+    except UserError as error:
+        raise UserError(f"{error}\n  {copy}") from None
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"{folder}: what the tokenizer learned can't be loaded ({error}).\n  {copy}") from None
 
 
 def load_data_spec(run: RunDir) -> DataSpec:

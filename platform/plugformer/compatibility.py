@@ -7,9 +7,38 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from plugformer.errors import UserError
-from plugformer.interfaces import Block, Capabilities, DataSpec, Position, Tokenizer
-from plugformer.model import Model, mechanisms
+from plugformer.interfaces import Attention, Block, Capabilities, DataSpec, Position, Role, Tokenizer
+from plugformer.model import Model
 from plugformer.registry import find, offers
+
+
+def check_target(config: Mapping[str, Any], *, target: Tokenizer | None) -> None:
+    """
+    Args:
+        config: a checked composition.
+        target: the tokenizer of texts that are to be written, if there is one.
+
+    Raises:
+        UserError: a task that writes texts without one, or one that none writes with.
+    """
+    task, tokenizer = config["task"]["name"], config["tokenizer"]["name"]
+    writes = "target_tokenizer" in find("task", task).signature.parameters
+    if writes and target is None:
+        able = plugins_that("tokenizer", lambda cls: cls.modality == "text")
+        raise UserError(
+            f"task={task} writes texts, and tokenizer={tokenizer} makes none.\n  Choose a tokenizer for them: "
+            f"{', '.join(f'target_tokenizer={name}' for name in able)}"
+        )
+    if not writes and "target_tokenizer" in config:
+        raise UserError(
+            f"target_tokenizer={config['target_tokenizer']['name']}: task={task} writes no texts. Leave it out, or "
+            f"choose a task that does."
+        )
+    if writes and target is not None and (target.modality != "text" or target.spec.token_kind != "discrete"):
+        raise UserError(
+            f"target_tokenizer={config['target_tokenizer']['name']}: what is written is text; this one is of "
+            f"{target.modality}."
+        )
 
 
 def check_compatible(config: Mapping[str, Any], *, source: DataSpec, tokenizer: Tokenizer, model: Model) -> None:
@@ -58,39 +87,66 @@ def check_compatible(config: Mapping[str, Any], *, source: DataSpec, tokenizer: 
             f"tokenizer={name['tokenizer']} with these options packs several into one sequence.\n"
             "  Set backbone.num_registers=0 or tokenizer.packing=none."
         )
+    if "cross_attention" in name and backbone.direction != "encoder_decoder":
+        raise UserError(
+            f"cross_attention={name['cross_attention']}: backbone={name['backbone']} has no cross-attention. Leave it "
+            f"out.{_working('backbone', lambda cls: cls.direction == 'encoder_decoder')}"
+        )
+    for role, alike in backbone.mechanisms().items():
+        for mechanism in {type(each): each for each in alike}.values():
+            _check_mechanism(mechanism, role, name, tokenizer=tokenizer, model=model)
+
+
+def _check_mechanism(
+    mechanism: Attention, role: Role, name: Mapping[str, str], *, tokenizer: Tokenizer, model: Model
+) -> None:
+    """
+    Raises:
+        UserError: a mechanism that can't do what its place in the backbone asks of it.
+    """
+    backbone, spec, reads = model.trunk.backbone, tokenizer.spec, f"tokenizer={name['tokenizer']}"
+    written = model.task.target_tokenizer
+    if role == "decoder" and backbone.direction == "encoder_decoder" and written not in (None, tokenizer):
+        assert written is not None
+        spec, reads = written.spec, f"target_tokenizer={name['target_tokenizer']}"
     needed: dict[str, Callable[[Capabilities], bool]] = {}
-    if backbone.direction in ("causal", "prefix"):
+    if role == "cross":
+        needed[f"attend from one sequence to another, as backbone={name['backbone']} needs"] = lambda can: (
+            can.cross_attention and not can.shared_query_key
+        )
+    if role == "decoder":
         needed[f"be causal, as backbone={name['backbone']} needs"] = lambda can: can.causality != "none"
     if backbone.direction == "prefix":
         needed[f"honour prefixes, as backbone={name['backbone']} needs"] = lambda can: can.prefix
     if spec.pads:
-        needed[f"honour key padding, as tokenizer={name['tokenizer']} needs"] = lambda can: can.key_padding
+        needed[f"honour key padding, as {reads} needs"] = lambda can: can.key_padding
     if spec.segments:
-        needed[f"honour segments, as tokenizer={name['tokenizer']} needs"] = lambda can: can.segments
-    if any(module.adds_bias for module in model.modules() if isinstance(module, Position)):
+        needed[f"honour segments, as {reads} needs"] = lambda can: can.segments
+    if role != "cross" and any(module.adds_bias for module in model.modules() if isinstance(module, Position)):
         needed[f"take an additive bias, as position={name['position']} needs"] = lambda can: can.additive_bias
     if any(module.recomputes for module in model.modules() if isinstance(module, Block)):
         needed[f"do the same when run once more, as block={name['block']} needs"] = lambda can: can.replays
-    for mechanism in {type(m): m for m in mechanisms(model)}.values():
-        for what, allows in needed.items():
-            if not allows(mechanism.capabilities):
-                raise UserError(f"attention={name['attention']} can't {what}.{_working_attention(allows)}")
-        if backbone.direction in ("causal", "prefix") and mechanism.capabilities.causality == "gradient":
-            warnings.warn(
-                f"attention={name['attention']} is causal in its gradients alone: future tokens can change past "
-                "outputs, so losses are not those of predicting one token after the other.",
-                stacklevel=2,
-            )
-        if (seen := model.task.seen(len(spec.grid))) < mechanism.capabilities.min_length:
-            shown = f", of which task={name['task']} shows it {seen}" if seen < len(spec.grid) else ""
-            raise UserError(
-                f"attention={name['attention']} needs at least {mechanism.capabilities.min_length} tokens; "
-                f"tokenizer={name['tokenizer']} makes {len(spec.grid)}{shown}."
-            )
+    part = "cross_attention" if role == "cross" else "attention"
+    chosen = f"{part}={name.get(part, 'full')}"
+    for what, allows in needed.items():
+        if not allows(mechanism.capabilities):
+            raise UserError(f"{chosen} can't {what}.{_working_mechanism(part, allows)}")
+    if role == "decoder" and mechanism.capabilities.causality == "gradient":
+        warnings.warn(
+            f"{chosen} is causal in its gradients alone: future tokens can change past outputs, so losses are not "
+            "those of predicting one token after the other.",
+            stacklevel=3,
+        )
+    if (seen := model.task.seen(len(spec.grid))) < mechanism.capabilities.min_length:
+        shown = f", of which task={name['task']} shows it {seen}" if seen < len(spec.grid) else ""
+        raise UserError(
+            f"{chosen} needs at least {mechanism.capabilities.min_length} tokens; {reads} makes {len(spec.grid)}"
+            f"{shown}."
+        )
 
 
-def _working_attention(allows: Callable[[Capabilities], bool]) -> str:
-    return _working("attention", lambda cls: allows(cls.capabilities))
+def _working_mechanism(part: str, allows: Callable[[Capabilities], bool]) -> str:
+    return _working(part, lambda cls: allows(cls.capabilities))
 
 
 def _working(kind: str, allows: Callable[[Any], bool]) -> str:

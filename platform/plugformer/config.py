@@ -28,12 +28,12 @@ def check_config(config: Mapping[str, Any]) -> Config:
     for key in config:
         if key not in known:
             raise unknown(f"{key}: no such part of a run", key, known)
-    missing = [kind for kind in PARTS if kind not in config and not PARTS[kind].many]
+    missing = [kind for kind, part in PARTS.items() if kind not in config and not (part.many or part.optional)]
     if missing:
         raise UserError(f"The composition has no {', '.join(missing)}. Choose one with {missing[0]}=NAME.")
     checked: Config = {}
     for kind in PARTS:
-        if kind in config:
+        if config.get(kind) is not None or (kind in config and not PARTS[kind].optional):
             node = config[kind]
             checked[kind] = _check_many(kind, node) if PARTS[kind].many else check(kind, _mapping(kind, node))
     for key, settings in SETTINGS.items():

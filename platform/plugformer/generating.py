@@ -12,7 +12,7 @@ from plugformer.config import Config
 from plugformer.decode.session import CacheKind, keeps_size
 from plugformer.errors import UserError
 from plugformer.interfaces import Attention, Task, Tokenizer
-from plugformer.model import Model, mechanisms
+from plugformer.model import Model, remembering
 from plugformer.prompts import count_places
 from plugformer.registry import find
 from plugformer.run_dir import RunDir
@@ -89,8 +89,8 @@ def _choose_cache(settings: GenerateSettings, model: Model, config: Config) -> C
     """
     attention, cache = f"attention={config['attention']['name']}", settings.cache
     prefixed = model.trunk.backbone.direction == "prefix"
-    steps = all(_steps(mechanism, prefixed) for mechanism in mechanisms(model))
-    keeps_room = all(keeps_size(mechanism) for mechanism in mechanisms(model))
+    steps = all(_steps(mechanism, prefixed) for mechanism in remembering(model))
+    keeps_room = all(keeps_size(mechanism) for mechanism in remembering(model))
     if settings.compile and cache in ("growing", "none"):
         raise UserError(f"compile=true: needs steps of one shape, and cache={cache} has none. Set cache=fixed.")
     wanted = cache if cache != "auto" else "fixed" if settings.compile else "growing"

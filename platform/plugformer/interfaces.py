@@ -84,11 +84,12 @@ class DataSpec:
 
 
 class UnreadSamples(Sequence[Sample]):
-    """Samples that are read when they are asked for, and whose labels are known before."""
+    """Samples that are read when they are asked for, and of which something is known before."""
 
     @abstractmethod
-    def label(self, index: int) -> int:
-        """What the sample of this number says under `label`, if it has one."""
+    def known(self, index: int) -> Sample:
+        """What is known of the sample of this number unread: its `id` at least, and `label`, `target_text` and `group`
+        where it has them."""
 
 
 class DataSource(ABC):
@@ -159,6 +160,7 @@ class TokenSpec:
         packs: whether a sequence may hold several samples, or a part of one.
         segments: whether tokens say which document of their sequence they belong to.
         words: whether features say which word each token belongs to.
+        sentinels: ids of tokens that no text has, in their order, to stand for what was taken out of it.
     """
 
     grid: Grid
@@ -171,6 +173,7 @@ class TokenSpec:
     packs: bool = False
     segments: bool = False
     words: bool = False
+    sentinels: tuple[int, ...] = ()
 
     @property
     def token_kind(self) -> Literal["discrete", "continuous"]:
@@ -220,6 +223,14 @@ class Layout:
             return self
         coordinates, index = self.coordinates[:, gone:], self.grid_index[:, gone:]
         return Layout(coordinates, index, self.grids, leading=max(0, self.leading - gone))
+
+    def of_samples(self, rows: Int[Tensor, "chosen"]) -> Layout:
+        """Of these samples of the batch; where it is the same for all, it stays so."""
+        if self.coordinates.shape[0] == 1 and self.grid_index.shape[0] == 1:
+            return self
+        batch = max(self.coordinates.shape[0], self.grid_index.shape[0])
+        coordinates, index = (part.expand(batch, *part.shape[1:])[rows] for part in (self.coordinates, self.grid_index))
+        return Layout(coordinates, index, self.grids, self.leading)
 
     def select(self, index: Int[Tensor, "batch kept"]) -> Layout:
         return Layout(_take(self.coordinates, index), _take(self.grid_index, index), self.grids)
@@ -292,6 +303,19 @@ class Mask:
         if place not in self._dense:
             self._dense[place] = self._make_dense(queries, keys, device)
         return self._dense[place]
+
+    def select(self, rows: Int[Tensor, "chosen"]) -> Mask:
+        """That of these samples of the batch."""
+        return Mask(
+            valid=None if self.valid is None else self.valid[rows],
+            causal=self.causal,
+            prefix=None if self.prefix is None else self.prefix[rows],
+            segments=None if self.segments is None else self.segments[rows],
+            query_segments=None if self.query_segments is None else self.query_segments[rows],
+            layout=None if self.layout is None else self.layout.of_samples(rows),
+            query_layout=None if self.query_layout is None else self.query_layout.of_samples(rows),
+            start=self.start,
+        )
 
     def _make_dense(self, queries: int, keys: int, device: torch.device) -> Tensor:
         visible = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=device)
@@ -736,11 +760,36 @@ class Memory:
 
     Attributes:
         hidden: float `[batch, keys, dim]`.
-        mask: how decoder queries may see it: its padding and, if packed, segments.
+        mask: how decoder queries may see it: its padding and, if packed, segments; `layout` says where its keys lie.
+        copies: sequences of the decoder that attend to each, one after the other in its batch, such as beams.
     """
 
     hidden: Float[Tensor, "batch keys dim"]
     mask: Mask
+    copies: int = 1
+    _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, key: Any, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """What a layer makes of this memory while decoding, such as keys and values: once, not once a step.
+
+        All of it begins with the batch axis.
+        """
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def repeat(self, copies: int) -> Memory:
+        """The same, for so many times as many sequences."""
+        repeated = replace(self, copies=self.copies * copies)
+        repeated._made.update(self._made)
+        return repeated
+
+    def select(self, rows: Int[Tensor, "chosen"]) -> Memory:
+        """That of these sequences of the decoder's batch."""
+        rows = rows.div(self.copies, rounding_mode="floor")
+        chosen = Memory(self.hidden[rows], self.mask.select(rows))
+        chosen._made.update({key: tuple(part[rows] for part in made) for key, made in self._made.items()})
+        return chosen
 
 
 class Block(nn.Module, ABC):
@@ -749,10 +798,12 @@ class Block(nn.Module, ABC):
     Attributes:
         normalised: whether what it returns is normalised already, so that a backbone must not do it once more.
         recomputes: whether its backward pass runs its parts once more, so that they must be able to do the same again.
+        crosses: whether it takes `cross_attention`, and then attends to `memory`.
     """
 
     normalised: ClassVar[bool]
     recomputes: ClassVar[bool] = False
+    crosses: ClassVar[bool] = False
 
     @abstractmethod
     def forward(
@@ -780,18 +831,37 @@ class Block(nn.Module, ABC):
         return x
 
 
+Role = Literal["encoder", "decoder", "cross"]
+
+
 class Backbone(nn.Module, ABC):
     """Tokens to hidden states.
 
     Attributes:
-        direction: what a token may see.
+        direction: what a token may see. Of an `encoder_decoder`, `encode` reads one sequence, and `forward` is the
+            decoder of another.
         dim: width of its hidden states.
-        num_layers: its blocks, each of which remembers something while decoding.
+        num_layers: its blocks.
     """
 
     direction: ClassVar[Direction]
     dim: int
     num_layers: int
+
+    @property
+    def num_caches(self) -> int:
+        """Layers that remember something while decoding, all of them unless it says otherwise."""
+        return self.num_layers
+
+    def encode(self, tokens: Tokens) -> Memory:
+        """What the encoder of an `encoder_decoder` makes of a source, for `forward` to attend to."""
+        raise NotImplementedError(f"{type(self).__name__} has no encoder of another sequence")
+
+    def mechanisms(self) -> Mapping[Role, Sequence[Attention]]:
+        """Its attention mechanisms: those that see a whole sequence, those that see what came before, and those from
+        a decoder to an encoder."""
+        role: Role = "encoder" if self.direction == "bidirectional" else "decoder"
+        return {role: [module for module in self.modules() if isinstance(module, Attention)]}
 
     @abstractmethod
     def forward(
@@ -862,12 +932,22 @@ class Output:
 
 @runtime_checkable  # for the checks of annotations in tests
 class Trunk(Protocol):
-    """What a task is given to work with: a model without its head."""
+    """What a task is given to work with: a model without its head.
+
+    Attributes:
+        target_embedding: of a decoder's own tokens; None where they are embedded as the encoder's are.
+    """
 
     embedding: Embedding
     backbone: Backbone
+    target_embedding: Embedding | None
 
     def embed(self, features: Features) -> Tokens: ...
+
+    def embed_target(self, features: Features) -> Tokens: ...
+
+    @property
+    def target_table(self) -> nn.Parameter | None: ...
 
 
 class Targets(ABC):
@@ -899,7 +979,10 @@ class Task(nn.Module, ABC):
         needs: what it asks of the other parts; known before any data is read.
         monitor: by which metric checkpoints are chosen.
         targets: what it wants to learn of each sample.
-        generates: whether it can go on with a sequence of discrete tokens; then it has `logits`.
+        generates: whether it can go on with a sequence of discrete tokens, or write one for another; then it has
+            `logits`.
+        target_tokenizer: of the texts that it learns to write, where it does; fitted once it is.
+        start: of a task that writes one sequence for another, the token that each begins with.
         mixes: whether it knows what to learn from samples that are mixed, as in `Tokenizer.mix`.
     """
 
@@ -908,6 +991,8 @@ class Task(nn.Module, ABC):
     targets: Targets
     generates: bool = False
     mixes: bool = False
+    target_tokenizer: Tokenizer | None = None
+    start: int = 0
 
     @abstractmethod
     def forward(self, trunk: Trunk, batch: Batch) -> Output: ...
@@ -926,7 +1011,15 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def metrics(self) -> Mapping[str, Any]:
-        """New torchmetrics by name, updated with `Output.predictions` and `Output.targets` after every batch."""
+        """New torchmetrics by name, updated with `Output.predictions` and `Output.targets` after every batch, and with
+        those of `compared` that they name."""
+
+    def compared(self, trunk: Trunk, batch: Batch, *, split: Split) -> Mapping[str, Any]:
+        """What else metrics are given in evaluation, by name, such as texts that were written and what they should be.
+
+        Called once a batch of a split, after `forward`.
+        """
+        return {}
 
     def tables(self, values: Mapping[str, Tensor]) -> dict[str, list[list[Any]]]:
         """Metrics that are more than one number, as rows for a CSV file: `{name: rows}`, the first row a header."""

@@ -6,15 +6,31 @@ from plugformer.interfaces import Attention, Backbone, Batch, Embedding, Feature
 
 
 class Trunk(nn.Module):
-    """A model without its head: what a task is given to work with."""
+    """A model without its head: what a task is given to work with.
 
-    def __init__(self, *, embedding: Embedding, backbone: Backbone) -> None:
+    Args:
+        embedding: of the tokens that the backbone reads.
+        backbone: what reads them.
+        target_embedding: of the tokens of an `encoder_decoder`'s decoder, where they aren't those of its encoder.
+    """
+
+    def __init__(self, *, embedding: Embedding, backbone: Backbone, target_embedding: Embedding | None = None) -> None:
         super().__init__()
         self.embedding = embedding
         self.backbone = backbone
+        self.target_embedding = target_embedding
 
     def embed(self, features: Features) -> Tokens:
         return self.embedding(features)
+
+    def embed_target(self, features: Features) -> Tokens:
+        """Tokens of the decoder."""
+        return self.embedding(features) if self.target_embedding is None else self.target_embedding(features)
+
+    @property
+    def target_table(self) -> nn.Parameter | None:
+        """A vector for each of them."""
+        return (self.embedding if self.target_embedding is None else self.target_embedding).table
 
 
 class Model(nn.Module):
@@ -30,3 +46,8 @@ class Model(nn.Module):
 def mechanisms(model: nn.Module) -> list[Attention]:
     """The attention mechanisms of a model."""
     return [module for module in model.modules() if isinstance(module, Attention)]
+
+
+def remembering(model: Model) -> list[Attention]:
+    """Those that see tokens as they come while decoding, and so must remember what came before."""
+    return list(model.trunk.backbone.mechanisms().get("decoder", ()))

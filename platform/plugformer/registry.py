@@ -42,6 +42,8 @@ class Kind:
             receives those it names and is never asked for them in a configuration.
         many: several plugins of this kind may be chosen at once, as in `callback=[early_stopping,mine]`.
         composed: whether it is a part of a run, to be chosen in its composition.
+        plugins_of: the kind whose plugins fill this part of a run, where it isn't a kind of its own.
+        optional: whether a run may do without.
     """
 
     does: str
@@ -49,6 +51,8 @@ class Kind:
     context: frozenset[str] = frozenset()
     many: bool = False
     composed: bool = True
+    plugins_of: str = ""
+    optional: bool = False
 
 
 def _interface(name: str) -> str:
@@ -61,12 +65,23 @@ KINDS: Mapping[str, Kind] = {
     "backbone": Kind(
         "tokens to hidden states",
         _interface("Backbone"),
-        frozenset({"make_block", "make_attention", "make_norm", "make_feed_forward", "make_position"}),
+        frozenset(
+            {
+                "make_block",
+                "make_attention",
+                "make_norm",
+                "make_feed_forward",
+                "make_position",
+                "make_target_attention",
+                "make_target_position",
+                "make_cross_attention",
+            }
+        ),
     ),
     "block": Kind(
         "how norm, mixer and feed-forward meet the residual stream",
         _interface("Block"),
-        frozenset({"attention", "feed_forward", "make_norm", "dropout", "layer", "num_layers"}),
+        frozenset({"attention", "cross_attention", "feed_forward", "make_norm", "dropout", "layer", "num_layers"}),
     ),
     "attention": Kind(
         "the attention mechanism",
@@ -80,7 +95,11 @@ KINDS: Mapping[str, Kind] = {
     ),
     "norm": Kind("normalisation of the residual stream", "torch.nn:Module", frozenset({"dim"})),
     "feed_forward": Kind("the part applied to each token", "torch.nn:Module", frozenset({"dim", "dropout"})),
-    "task": Kind("head, objective and metrics", _interface("Task"), frozenset({"dim", "tokens", "data"})),
+    "task": Kind(
+        "head, objective and metrics",
+        _interface("Task"),
+        frozenset({"dim", "tokens", "data", "target_tokenizer"}),
+    ),
     "optimizer": Kind("how weights are updated", _interface("Optimizer")),
     "schedule": Kind("the learning rate over the steps", _interface("Schedule")),
     "logger": Kind("where metrics go", "plugformer.track.logger:Logger", many=True),
@@ -90,7 +109,23 @@ KINDS: Mapping[str, Kind] = {
     ),
 }
 
-PARTS: Mapping[str, Kind] = {name: kind for name, kind in KINDS.items() if kind.composed}
+# Further parts of a run that are filled by another kind's plugins.
+OTHERS: Mapping[str, Kind] = {
+    "target_tokenizer": replace(
+        KINDS["tokenizer"],
+        does="texts that are to be written to tokens; null for the tokenizer of the source",
+        plugins_of="tokenizer",
+        optional=True,
+    ),
+    "cross_attention": replace(
+        KINDS["attention"],
+        does="the mechanism from a decoder to an encoder; null for full",
+        plugins_of="attention",
+        optional=True,
+    ),
+}
+
+PARTS: Mapping[str, Kind] = {**{name: kind for name, kind in KINDS.items() if kind.composed}, **OTHERS}
 
 
 @dataclass(frozen=True)
@@ -180,7 +215,8 @@ def register(kind: str, name: str) -> Callable[[Class], Class]:
         UserError: an unknown kind, a name that another class or package offers already, or a class that doesn't meet
             the kind's interface.
     """
-    find_kind(kind)
+    if find_kind(kind).plugins_of:
+        raise UserError(f"{kind}: is filled by plugins of {find_kind(kind).plugins_of}. Register it as one of them.")
 
     def decorate(cls: Class) -> Class:
         module = sys.modules.get(cls.__module__)
@@ -253,6 +289,8 @@ def _warn(message: str) -> None:
 
 
 def find_kind(kind: str) -> Kind:
+    if kind in OTHERS:
+        return OTHERS[kind]
     if kind not in KINDS:
         raise unknown(f"{kind}: no such kind of plugin", kind, KINDS, "Kinds")
     return KINDS[kind]
@@ -260,7 +298,7 @@ def find_kind(kind: str) -> Kind:
 
 def offers(kind: str) -> dict[str, list[Plugin]]:
     """Every name of a kind with the packages that offer it; more than one is a conflict. Imports no plugin."""
-    find_kind(kind)
+    kind = find_kind(kind).plugins_of or kind
     found: dict[str, list[Plugin]] = {}
     for plugin in _installed()[kind]:
         found.setdefault(plugin.name, []).append(plugin)
@@ -309,7 +347,7 @@ def check(kind: str, node: Mapping[str, Any], where: str = "") -> dict[str, Any]
     if not isinstance(name, str):
         raise UserError(f"{where}: the node needs a name. Choose one with {kind}=NAME: {', '.join(offers(kind))}")
     plugin = find(kind, name)
-    filled = KINDS[kind].context
+    filled = find_kind(kind).context
     for word in sorted(filled & set(options)):
         raise UserError(f"{where}.{word}: is filled in by the core and can't be set.")
     parameters = {k: v for k, v in plugin.signature.parameters.items() if k not in filled}
@@ -328,7 +366,7 @@ def build(kind: str, node: Mapping[str, Any], **context: Any) -> Any:
     Raises:
         UserError: an unknown name, an unknown or mistyped option, a broken plugin.
     """
-    surplus = set(context) - KINDS[kind].context
+    surplus = set(context) - find_kind(kind).context
     assert not surplus, f"{surplus} is no context of {kind}"
     options = check(kind, node)
     plugin = find(kind, options.pop("name"))

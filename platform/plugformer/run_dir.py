@@ -24,7 +24,7 @@ class RunDir:
     environment.json  Python, packages, machine, git revision; git.diff beside it
     data.json         labels, sizes of the splits, fingerprint
     init_from.json    whose weights the run began with, if it didn't begin anew, and which of them it took
-    tokenizer/        what the tokenizer learned
+    tokenizer/        what the tokenizer learned; target_tokenizer/ beside it, if what is written has its own
     checkpoints/      best.ckpt by the task's monitor, last.ckpt
     metrics.csv       every logged metric by step
     summary.json      final metrics, flat, as `split/metric`
@@ -40,6 +40,7 @@ class RunDir:
         self.data = self.path / "data.json"
         self.init_from = self.path / "init_from.json"
         self.tokenizer = self.path / "tokenizer"
+        self.target_tokenizer = self.path / "target_tokenizer"
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.csv"
         self.summary = self.path / "summary.json"

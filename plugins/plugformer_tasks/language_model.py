@@ -131,12 +131,12 @@ class VocabularyOutput(nn.Module):
     def matrix(self, trunk: Trunk) -> Float[Tensor, "vocab dim"]:
         if self.linear is not None:
             return self.linear.weight
-        if trunk.embedding.table is None:
+        if trunk.target_table is None:
             raise UserError(
                 "task.tied=true: the embedding of this tokenizer has no table to share with the output.\n"
                 "  Set task.tied=false."
             )
-        return trunk.embedding.table
+        return trunk.target_table
 
 
 # ---------------------------------------------------------------------------------------------- where

@@ -328,12 +328,18 @@ class _Rows(UnreadSamples):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # a sample at a time, no slices
-        number = self.rows[index].number
-        given: Split = self.split if self.split in self.source._tables else "train"
+        given, number = self._place(index)
         return self.source.sample(self.source._tables[given][number], f"{given}:{number}")
 
-    def label(self, index: int) -> int:
-        return self.source._label(self.rows[index].label)
+    def known(self, index: int) -> Sample:
+        given, number = self._place(index)
+        known: Sample = {"id": f"{given}:{number}"}
+        if self.source.spec.labels:
+            known["label"] = self.source._label(self.rows[index].label)
+        return known
+
+    def _place(self, index: int) -> tuple[Split, int]:
+        return self.split if self.split in self.source._tables else "train", self.rows[index].number
 
 
 class _Stream(Iterable[Sample]):

@@ -1,7 +1,7 @@
 """What sources of text share."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 from plugformer.data.fingerprint import fingerprint
@@ -32,5 +32,18 @@ class TextSource(DataSource):
             part
             for split in SPLITS
             for sample in self.samples(split)
-            for part in (split, sample["id"], str(sample.get("label", "")), sample["text"])
+            for part in (split, sample["id"], str(sample.get("label", "")), sample["text"], *_target(sample))
         )
+
+
+class PairSource(TextSource):
+    """Texts of which each has a target text, held in memory."""
+
+    @property
+    def spec(self) -> DataSpec:
+        return DataSpec(frozenset({"id", "text", "target_text", "group"}))
+
+
+def _target(sample: Sample) -> Iterator[str]:
+    if "target_text" in sample:
+        yield sample["target_text"]

@@ -201,8 +201,9 @@ class _Lazily(UnreadSamples):
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # a sample at a time, no slices
-        row = self.indices[index]
-        return {"id": self.part.name(row), "image": self.part.image(row), "label": self.label(index)}
+        known = self.known(index)
+        return {**known, "image": self.part.image(self.indices[index])}
 
-    def label(self, index: int) -> int:
-        return self.part.labels[self.indices[index]] - self.unused
+    def known(self, index: int) -> Sample:
+        row = self.indices[index]
+        return {"id": self.part.name(row), "label": self.part.labels[row] - self.unused}

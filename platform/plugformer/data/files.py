@@ -1,8 +1,10 @@
 """Finding and reading files, and telling which of them can't be used."""
 
+import os
 from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
+from typing import NoReturn
 
 from plugformer.errors import UserError
 
@@ -28,6 +30,21 @@ def match_files(option: str, patterns: list[str]) -> list[Path]:
             )
     refuse(f"data.{option}: no file matches", problems, f"Looked from {Path.cwd()}; `**` stands for any folders.")
     return sorted(found)
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """All below it, by their paths."""
+    walked = os.walk(folder, onerror=unreadable) if folder.is_dir() else ()
+    paths = (Path(above, name) for above, _, names in walked for name in names if not name.startswith("."))
+    return sorted(path for path in paths if path.is_file())
+
+
+def unreadable(error: OSError) -> NoReturn:
+    """
+    Raises:
+        UserError: always; in the system's words.
+    """
+    raise UserError(f"{error.filename}: can't be read ({error.strerror}).") from None
 
 
 def read_text(path: Path) -> str:

@@ -1,14 +1,14 @@
 """Files in folders, one folder a class."""
 
-import os
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from plugformer.data.drawing import Drawing, check_trained
+from plugformer.data.files import unreadable, visible_files
 from plugformer.data.fingerprint import fingerprint
 from plugformer.data.of_files import DataOfFiles, FileSamples
 from plugformer.data.scan import Scanner
@@ -119,7 +119,7 @@ class ClassFolders(DataOfFiles):
             File(path, label, split, self._group(path))
             for split, root in self._roots.items()
             for label, name in enumerate(self.classes)
-            for path in _visible_files(root / name)
+            for path in visible_files(root / name)
         ]
         empty = sorted(set(self.classes) - {self.classes[file.label] for file in found})
         if empty:
@@ -225,15 +225,4 @@ def _visible_folders(folder: Path) -> list[Path]:
     try:
         return [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
     except OSError as error:
-        _unreadable(error)
-
-
-def _visible_files(folder: Path) -> list[Path]:
-    """All below it, by their paths."""
-    walked = os.walk(folder, onerror=_unreadable) if folder.is_dir() else ()
-    paths = (Path(above, name) for above, _, names in walked for name in names if not name.startswith("."))
-    return sorted(path for path in paths if path.is_file())
-
-
-def _unreadable(error: OSError) -> NoReturn:
-    raise UserError(f"{error.filename}: can't be read ({error.strerror}).") from None
+        unreadable(error)

@@ -78,5 +78,5 @@ class FileSamples(UnreadSamples, Generic[Place]):
         sample: Any = {**known, self.key: self.read(place)}
         return sample
 
-    def label(self, index: int) -> int:
-        return self.unread[index][1]["label"]
+    def known(self, index: int) -> Sample:
+        return self.unread[index][1]

@@ -25,8 +25,7 @@ def take_share(samples: Sequence[Sample], *, share: float, seed: int, labelled: 
     classes: dict[int, list[int]] = defaultdict(list)
     if labelled:
         for index in range(len(samples)):
-            label = samples.label(index) if isinstance(samples, UnreadSamples) else samples[index]["label"]
-            classes[label].append(index)
+            classes[known(samples, index)["label"]].append(index)
     else:
         classes[0] = list(range(len(samples)))
     chosen = []
@@ -37,7 +36,12 @@ def take_share(samples: Sequence[Sample], *, share: float, seed: int, labelled: 
     return _Chosen(samples, sorted(chosen))
 
 
-class _Chosen(Sequence[Sample]):
+def known(samples: Sequence[Sample], index: int) -> Sample:
+    """A sample, or what is known of it unread."""
+    return samples.known(index) if isinstance(samples, UnreadSamples) else samples[index]
+
+
+class _Chosen(UnreadSamples):
     """Those of certain numbers."""
 
     def __init__(self, samples: Sequence[Sample], numbers: Sequence[int]) -> None:
@@ -49,3 +53,6 @@ class _Chosen(Sequence[Sample]):
 
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # a sample at a time, no slices
         return self.samples[self.numbers[index]]
+
+    def known(self, index: int) -> Sample:
+        return known(self.samples, self.numbers[index])

@@ -135,6 +135,28 @@ def _fill_empty(
     return place
 
 
+def linked(keys: Sequence[Iterable[Hashable]]) -> list[int]:
+    """For each item, the number of the first that it is linked with: by a key that both have, or by way of others.
+
+    Args:
+        keys: of each item.
+    """
+    first = list(range(len(keys)))
+
+    def root(index: int) -> int:
+        while first[index] != index:
+            first[index] = first[first[index]]
+            index = first[index]
+        return index
+
+    owner: dict[Hashable, int] = {}
+    for index, own in enumerate(keys):
+        for key in own:
+            one, other = sorted((root(owner.setdefault(key, index)), root(index)))
+            first[other] = one
+    return [root(index) for index in range(len(keys))]
+
+
 def deal_groups(groups: Sequence[Hashable], *, parts: int, seed: int) -> list[list[int]]:
     """Indices of each of some parts of like size, such that no group stands in two of them and every part has one.
 

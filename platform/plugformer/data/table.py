@@ -1,46 +1,20 @@
-"""Rows of table files as samples are made of them: columns by what they are for, classes, and splits."""
+"""Rows of table files."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from plugformer.data.drawing import Drawing, as_split, check_trained, sorted_labels
-from plugformer.data.files import match_files, refuse
+from plugformer.data.drawing import Drawing, as_split
+from plugformer.data.files import listed, match_files, refuse
 from plugformer.data.records import Record
-from plugformer.data.splits import SPLITS, place
+from plugformer.data.rows import Row, Rows
 from plugformer.errors import UserError, unknown
-from plugformer.interfaces import Split
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """
-    Attributes:
-        id: its file's name and its line.
-        file, line: where it stands.
-        values: what its columns say, by role.
-        group: what it can't be parted from; itself, where nothing else is known.
-        split: where its column puts it.
-    """
-
-    id: str
-    file: Path
-    line: int
-    values: Mapping[str, str]
-    group: str
-    split: Split | None
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
-
-
-class Table:
+class Table(Rows):
     """The rows of all files of a table.
-
-    Three roles of a column have a meaning here: `label` names the classes, rows of one `group` never stand in two drawn
-    splits, and `split` says train, val or test of each row; a split that it names nowhere is drawn from train.
 
     Args:
         kind: the name of the data, for messages.
@@ -49,6 +23,8 @@ class Table:
         columns: by role; roles without a column are left out.
         types: of the values of roles that may not have any.
         drawing: how splits are drawn that the table doesn't give.
+        bad_lines: whether rows that can't be used end the run or are left out with a warning, where there is an option
+            of that name; else they end it.
 
     Raises:
         UserError: no file matches, no such column, or rows that can't be used, named by file and line; folds of rows
@@ -64,6 +40,7 @@ class Table:
         columns: Mapping[str, str | None],
         types: Mapping[str, Any],
         drawing: Drawing,
+        bad_lines: Literal["fail", "skip"] | None = None,
     ) -> None:
         self.kind = kind
         self.paths = paths
@@ -71,16 +48,24 @@ class Table:
         self.columns = {role: column for role, column in columns.items() if column is not None}
         self.types = types
         self.drawing = drawing
+        self.bad_lines = bad_lines
         if drawing.folds is not None and "group" not in self.columns:
             raise UserError(
                 f"data.folds={drawing.folds}: folds are made of groups.\n"
                 "  Say with data.group_column which column names them."
             )
 
+    @property
+    def where(self) -> str:
+        return f"data.paths={self.paths}"
+
+    def option(self, role: str) -> str:
+        return f"data.{role}_column={self.columns[role]}"
+
     @cached_property
     def rows(self) -> list[Row]:
         files = match_files("paths", self.paths)
-        rows, problems = [], []
+        rows, problems, bad_rows = [], [], []
         for path in files:
             name = path.name if len({file.name for file in files}) == len(files) else str(path)
             try:
@@ -93,17 +78,26 @@ class Table:
                 try:
                     rows.append(self._row(f"{name}:{line}", path, line, values))
                 except UserError as error:
-                    problems.append(f"{path}:{line}: {error}")
-        refuse(f"data={self.kind}: what can't be used", problems, "Mend it, or leave it out.")
+                    bad_rows.append(f"{path}:{line}: {error}")
+        self._tell(problems, bad_rows)
         if not rows:
-            raise UserError(f"data.paths={self.paths}: no rows.")
+            raise UserError(f"{self.where}: no rows.")
         return rows
+
+    def _tell(self, problems: list[str], bad_rows: list[str]) -> None:
+        """Of files and of rows that can't be used."""
+        what = f"data={self.kind}: what can't be used"
+        if self.bad_lines == "skip" and bad_rows and not problems:
+            warnings.warn(f"{what} ({len(bad_rows)}).\n{listed(bad_rows)}\n  It is left out.", stacklevel=2)
+            return
+        skip = ", or leave such lines out with data.bad_lines=skip." if self.bad_lines and not problems else None
+        refuse(what, [*problems, *bad_rows], f"Mend it{skip or ', or leave it out.'}")
 
     def _check_columns(self, path: Path, records: Sequence[Record]) -> None:
         known = dict.fromkeys(column for _, values in records if not isinstance(values, str) for column in values)
         for role, column in self.columns.items():
             if known and column not in known:
-                raise unknown(f"data.{role}_column={column}: {path} has no such column", column, known, "Its columns")
+                raise unknown(f"{self.option(role)}: {path} has no such column", column, known, "Its columns")
 
     def _row(self, name: str, file: Path, line: int, record: Mapping[str, Any] | str) -> Row:
         if isinstance(record, str):
@@ -118,57 +112,3 @@ class Table:
             values[role] = str(value)
         split = as_split(values["split"]) if "split" in values else None
         return Row(id=name, file=file, line=line, values=values, group=values.get("group", name), split=split)
-
-    @cached_property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the classes; none without a column of labels."""
-        return sorted_labels({row.values["label"] for row in self.rows}) if "label" in self.columns else ()
-
-    def label(self, row: Row) -> int:
-        """Its index."""
-        return self.labels.index(row.values["label"])
-
-    def split(self, rows: Sequence[Row], *, alike: Callable[[Row], str]) -> dict[Split, list[Row]]:
-        """
-        Args:
-            rows: those that can be used.
-            alike: equal for rows that never stand in two drawn splits, if no column says which these are.
-
-        Raises:
-            UserError: nothing to train on, or a class of which train has no row.
-        """
-        if not rows:
-            raise UserError(f"data.paths={self.paths}: no row can be used.")
-        splits = {split: [row for row in rows if row.split == split] for split in SPLITS}
-        if "split" not in self.columns:
-            splits["train"] = list(rows)
-        if not splits["train"]:
-            raise UserError(f"data.split_column={self.columns['split']}: says `train` of no row.")
-        missing = [split for split in SPLITS[1:] if not splits[split]]
-        splits |= self._draw(self._grouped(splits["train"], alike), missing)
-        if "label" in self.columns:
-            found = {split: [self.label(row) for row in part] for split, part in splits.items()}
-            advice = "or draw others with data.split_seed" if missing else f"or change {self.columns['split']} of some"
-            check_trained(
-                self.labels,
-                found,
-                f"data.label_column={self.columns['label']}",
-                advice=f"Leave such rows out, {advice}.",
-            )
-        return splits
-
-    def _grouped(self, rows: Sequence[Row], alike: Callable[[Row], str]) -> list[Row]:
-        """With groups that are the first row of each, where no column names them."""
-        if "group" in self.columns:
-            return list(rows)
-        first: dict[str, str] = {}
-        return [replace(row, group=first.setdefault(alike(row), row.id)) for row in rows]
-
-    def _draw(self, rows: list[Row], missing: list[Split]) -> dict[Split, list[Row]]:
-        stratified = "label" in self.columns and "group" not in self.columns
-        drawn = self.drawing.draw(
-            missing,
-            groups=[row.group for row in rows],
-            labels=[self.label(row) for row in rows] if stratified else None,
-        )
-        return {split: part for split, part in place(rows, drawn).items() if split in ("train", *missing)}

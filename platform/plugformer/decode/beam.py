@@ -55,7 +55,7 @@ def beam_search(
     first = num_beams * torch.arange(batch, device=ids.device)[:, None]  # the row of each prompt's first beam
     rows = torch.arange(batch, device=ids.device).repeat_interleave(num_beams)
     logits = session.start(ids, valid)[rows]
-    session.select(rows)
+    session.repeat(num_beams)
     ids, valid = ids[rows], None if valid is None else valid[rows]
     score, nats = torch.zeros(2, batch, num_beams, device=ids.device)
     score[:, 1:] = -torch.inf  # the beams of a prompt are all the same as yet: one counts
@@ -83,7 +83,7 @@ def beam_search(
         if length == room or not any(each.open for each in ended):
             break
         nats, rows, token = nats.gather(1, kept), rows.gather(1, kept).view(-1), token.gather(1, kept).view(-1, 1)
-        session.select(rows)
+        session.select(rows, same_sources=True)
         ids = torch.cat([ids[rows], token], 1)
         valid = None if valid is None else torch.cat([valid[rows], torch.ones_like(token, dtype=torch.bool)], 1)
         logits = session.step(token)

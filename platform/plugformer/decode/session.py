@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from plugformer.errors import UserError
-from plugformer.interfaces import Attention, DecodingState, Tokens
-from plugformer.model import Model, mechanisms
+from plugformer.interfaces import Attention, DecodingState, Features, Memory, Tokens
+from plugformer.model import Model, remembering
 from plugformer.nn.cache import Fixed, Growing
 
 CacheKind = Literal["growing", "fixed", "none"]
@@ -26,6 +26,7 @@ class Session:
 
     Args:
         model: in evaluation mode; its task generates.
+        source: collated features of what is read, where the task writes one sequence for another.
         room: tokens that may follow the prompts.
         cache: what is remembered between steps: `growing`, what there is; `fixed`, in memory of a fixed size, so that
             every step is the same to torch.compile; `none`, every step reads the whole sequence anew.
@@ -38,14 +39,21 @@ class Session:
     """
 
     def __init__(
-        self, model: Model, *, room: int, cache: CacheKind = "growing", compile: bool = False, backend: str = "inductor"
+        self,
+        model: Model,
+        *,
+        room: int,
+        source: Features | None = None,
+        cache: CacheKind = "growing",
+        compile: bool = False,
+        backend: str = "inductor",
     ) -> None:
         assert model.task.generates, "a task that can't go on with a sequence"
         if compile and cache != "fixed":
             raise UserError(f"compile=true: needs steps of one shape, and cache={cache} has none. Set cache=fixed.")
-        for mechanism in mechanisms(model):
+        for mechanism in remembering(model):
             _check_remembers(mechanism, cache)
-        self.model, self.room, self.cache = model, room, cache
+        self.model, self.room, self.cache, self.source = model, room, cache, source
         self.state: DecodingState | None = None
         self._next = _compiled(backend) if compile else _next
 
@@ -57,6 +65,8 @@ class Session:
             ids: the prompts, padded on the left.
             valid: which tokens are real; None if all are.
         """
+        backbone = self.model.trunk.backbone
+        self.memory = None if self.source is None else backbone.encode(self.model.trunk.embed(self.source))
         self.ids, self.valid, self.prompt_length = ids, valid, ids.shape[1]
         self.left = self.room
         if valid is None:
@@ -67,9 +77,9 @@ class Session:
         self.next = positions[:, -1:] + 1  # [batch, 1]
         if self.cache != "none":
             make = Growing if self.cache == "growing" else Fixed
-            self.state = make(self.model.trunk.backbone.num_layers, room=self.room)
+            self.state = make(backbone.num_caches, room=self.room)
         tokens = self.model.task.prompted(self._embed(ids, positions, valid), self.prompt_length)
-        return self._logits(self.model.trunk.backbone(tokens, state=self.state)[:, -1:])
+        return self._logits(backbone(tokens, memory=self.memory, state=self.state)[:, -1:])
 
     @torch.inference_mode()
     def step(self, ids: Int[Tensor, "batch new"]) -> Logits:
@@ -80,13 +90,13 @@ class Session:
         positions = self.next + torch.arange(new, device=ids.device)
         self.next = self.next + new
         if self.state is not None:
-            return self._next(self.model, self.state, ids, positions)
+            return self._next(self.model, self.memory, self.state, ids, positions)
         self.ids = torch.cat([self.ids, ids], 1)
         self.positions = torch.cat([self.positions, positions], 1)
         if self.valid is not None:
             self.valid = torch.cat([self.valid, torch.ones_like(ids, dtype=torch.bool)], 1)
-        tokens = self._embed(self.ids, self.positions, self.valid)
-        return self._logits(self.model.trunk.backbone(self.model.task.prompted(tokens, self.prompt_length))[:, -new:])
+        tokens = self.model.task.prompted(self._embed(self.ids, self.positions, self.valid), self.prompt_length)
+        return self._logits(self.model.trunk.backbone(tokens, memory=self.memory)[:, -new:])
 
     @torch.inference_mode()
     def drop(self, count: int) -> None:
@@ -101,9 +111,24 @@ class Session:
         self.valid = None if self.valid is None else self.valid[:, :kept]
 
     @torch.inference_mode()
-    def select(self, rows: Int[Tensor, "chosen"]) -> None:
-        """Go on with these sequences, some perhaps several times."""
+    def repeat(self, copies: int) -> None:
+        """Go on with each sequence so many times, one copy after the other."""
+        memory = self.memory
+        rows = torch.arange(len(self.next), device=self.next.device).repeat_interleave(copies)
+        self.select(rows, same_sources=True)
+        self.memory = None if memory is None else memory.repeat(copies)
+
+    @torch.inference_mode()
+    def select(self, rows: Int[Tensor, "chosen"], *, same_sources: bool = False) -> None:
+        """Go on with these sequences, some perhaps several times.
+
+        Args:
+            rows: their numbers.
+            same_sources: whether each takes the place of one that was written for the same source.
+        """
         self.next = self.next[rows]
+        if self.memory is not None and not same_sources:
+            self.memory = self.memory.select(rows)
         if self.state is not None:
             self.state.select(rows)
             return
@@ -112,18 +137,22 @@ class Session:
 
     def _embed(self, ids: Tensor, positions: Tensor, valid: Tensor | None) -> Tokens:
         features = {"ids": ids, "positions": positions}
-        return self.model.trunk.embed(features if valid is None else features | {"valid": valid})
+        return self.model.trunk.embed_target(features if valid is None else features | {"valid": valid})
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self.model.task.logits(self.model.trunk, hidden)
 
 
 def _next(
-    model: Model, state: DecodingState, ids: Int[Tensor, "batch new"], positions: Int[Tensor, "batch new"]
+    model: Model,
+    memory: Memory | None,
+    state: DecodingState,
+    ids: Int[Tensor, "batch new"],
+    positions: Int[Tensor, "batch new"],
 ) -> Logits:
     """A step: of no session, so that what is compiled for one serves others."""
-    tokens = model.trunk.embed({"ids": ids, "positions": positions})
-    return model.task.logits(model.trunk, model.trunk.backbone(tokens, state=state))
+    tokens = model.trunk.embed_target({"ids": ids, "positions": positions})
+    return model.task.logits(model.trunk, model.trunk.backbone(tokens, memory=memory, state=state))
 
 
 @lru_cache

@@ -12,7 +12,7 @@ from plugformer.decode.choosing import Choice, sample_from
 from plugformer.decode.continuation import Continuation, Stop
 from plugformer.decode.session import Session
 from plugformer.errors import UserError
-from plugformer.model import mechanisms
+from plugformer.model import remembering
 
 
 @dataclass
@@ -183,7 +183,7 @@ def check_goes_back(session: Session, whose: str) -> None:
     """
     if session.cache == "none":
         return
-    stuck = {type(each).__name__ for each in mechanisms(session.model) if each.capabilities.decoding == "state"}
+    stuck = {type(each).__name__ for each in remembering(session.model) if each.capabilities.decoding == "state"}
     if stuck:
         raise UserError(
             f"draft: the {whose}'s attention ({', '.join(sorted(stuck))}) decodes from a state, and can't take back "

@@ -35,10 +35,13 @@ class ResidualBlock(Block):
             in earlier blocks less, in proportion to their depth (Huang et al. 2016, section 3).
     """
 
+    crosses: ClassVar[bool] = True
+
     def __init__(
         self,
         *,
         attention: MultiHeadAttention,
+        cross_attention: MultiHeadAttention | None = None,
         feed_forward: nn.Module,
         make_norm: Callable[[], nn.Module],
         dropout: float = 0.0,
@@ -51,6 +54,8 @@ class ResidualBlock(Block):
             raise UserError(f"block.drop_path={drop_path}: must be at least 0 and less than 1.")
         self.attention = attention
         self.attention_norm = make_norm()
+        self.cross_attention = cross_attention
+        self.cross_attention_norm = None if cross_attention is None else make_norm()
         self.feed_forward = feed_forward
         self.feed_forward_norm = make_norm()
         self.dropout = nn.Dropout(dropout)
@@ -62,6 +67,14 @@ class ResidualBlock(Block):
 
     def drop(self, branch: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
         return self.drop_path(self.dropout(branch))
+
+    def cross(
+        self, x: Float[Tensor, "batch length dim"], memory: Memory | None, cache: Cache | None
+    ) -> Float[Tensor, "batch length dim"]:
+        """What attention to an encoder adds."""
+        assert self.cross_attention is not None, "this block has no cross-attention"
+        assert memory is not None, "there is nothing to attend to"
+        return self.cross_attention(x, memory.mask, memory=memory, cache=cache)
 
 
 class PreNorm(ResidualBlock):
@@ -77,8 +90,9 @@ class PreNorm(ResidualBlock):
         memory: Memory | None = None,
         cache: Cache | None = None,
     ) -> Float[Tensor, "batch length dim"]:
-        assert memory is None, "this block has no cross-attention"
         x = x + self.drop(self.attention(self.attention_norm(x), mask, cache=cache))
+        if self.cross_attention_norm is not None:
+            x = x + self.drop(self.cross(self.cross_attention_norm(x), memory, cache))
         return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))
 
 
@@ -95,8 +109,9 @@ class PostNorm(ResidualBlock):
         memory: Memory | None = None,
         cache: Cache | None = None,
     ) -> Float[Tensor, "batch length dim"]:
-        assert memory is None, "this block has no cross-attention"
         x = self.attention_norm(x + self.drop(self.attention(x, mask, cache=cache)))
+        if self.cross_attention_norm is not None:
+            x = self.cross_attention_norm(x + self.drop(self.cross(x, memory, cache)))
         return self.feed_forward_norm(x + self.drop(self.feed_forward(x)))
 
 
@@ -107,6 +122,7 @@ class Sandwich(ResidualBlock):
 
     def add_norms(self, make_norm: Callable[[], nn.Module]) -> None:
         self.attention_end_norm = make_norm()
+        self.cross_attention_end_norm = None if self.cross_attention is None else make_norm()
         self.feed_forward_end_norm = make_norm()
 
     def forward(
@@ -117,6 +133,7 @@ class Sandwich(ResidualBlock):
         memory: Memory | None = None,
         cache: Cache | None = None,
     ) -> Float[Tensor, "batch length dim"]:
-        assert memory is None, "this block has no cross-attention"
         x = x + self.drop(self.attention_end_norm(self.attention(self.attention_norm(x), mask, cache=cache)))
+        if self.cross_attention_norm is not None and self.cross_attention_end_norm is not None:
+            x = x + self.drop(self.cross_attention_end_norm(self.cross(self.cross_attention_norm(x), memory, cache)))
         return x + self.drop(self.feed_forward_end_norm(self.feed_forward(self.feed_forward_norm(x))))

@@ -15,8 +15,9 @@ def parameter_depths(trunk: Trunk, task: Task) -> dict[nn.Parameter, int]:
     """For each parameter, how many blocks stand under it, and one more if it stands in a block.
 
     Embedding, positions, registers and all else that the backbone holds before its blocks are at 0, block i at i + 1,
-    and what it holds after them, such as the final norm, at the number of blocks + 1, as the head. A parameter that is
-    used in two places stands at the lower one.
+    and what it holds after them, such as the final norm, at the number of blocks + 1, as the head. The blocks of a
+    decoder stand upon those of its encoder, and what stands between the two with the last of the encoder; embeddings
+    of both are at 0. A parameter that is used in two places stands at the lower one.
 
     Raises:
         UserError: not every layer of the backbone is a block, so that nobody can tell.
@@ -29,18 +30,22 @@ def parameter_depths(trunk: Trunk, task: Task) -> dict[nn.Parameter, int]:
             "parameter is of which layer can't be told.\n  Set trainer.freeze=none and trainer.layer_decay=1."
         )
     top = len(blocks) + 1
-    depths = dict.fromkeys(trunk.embedding.parameters(), 0)
+    depths = dict.fromkeys(_embeddings(trunk), 0)
     for number, block in enumerate(blocks, 1):
         for parameter in block.parameters():
             depths.setdefault(parameter, number)
-    begun = False  # parameters come in the order in which the backbone took them in
-    in_blocks = {parameter for block in blocks for parameter in block.parameters()}
+    reached = 0  # parameters come in the order in which the backbone took them in
     for parameter in backbone.parameters():
-        begun = begun or parameter in in_blocks
-        depths.setdefault(parameter, top if begun else 0)
+        reached = max(reached, depths.get(parameter, 0))
+        depths.setdefault(parameter, top if reached == len(blocks) else reached)
     for parameter in task.parameters():
         depths.setdefault(parameter, top)
     return depths
+
+
+def _embeddings(trunk: Trunk) -> list[nn.Parameter]:
+    target = [] if trunk.target_embedding is None else trunk.target_embedding.parameters()
+    return [*trunk.embedding.parameters(), *target]
 
 
 def _outermost_blocks(module: nn.Module) -> Iterator[Block]:
@@ -85,7 +90,7 @@ def freeze(trunk: Trunk, task: Task, what: Frozen) -> None:
             f"  Set trainer.freeze to none, embedding, 1 to {num_layers}, or trunk for all but the head."
         )
     if what == "trunk":
-        frozen = [*trunk.embedding.parameters(), *trunk.backbone.parameters()]
+        frozen = [*_embeddings(trunk), *trunk.backbone.parameters()]
     else:
         highest = 0 if what == "embedding" else what
         frozen = [parameter for parameter, depth in parameter_depths(trunk, task).items() if depth <= highest]

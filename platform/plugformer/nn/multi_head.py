@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Literal
 
-from einops import repeat
+from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -75,19 +75,38 @@ class MultiHeadAttention(nn.Module):
     ) -> Float[Tensor, "batch queries dim"]:
         """Self-attention over `x` under `mask`, or attention to `memory` under its own mask.
 
-        With a `cache`, `x` holds only the new tokens, and `mask` and its layout speak of all tokens so far.
+        With a `cache`, `x` holds only the new tokens, and `mask` and its layout speak of all tokens so far; keys and
+        values of a memory are then made once.
         """
-        source, mask = (x, mask) if memory is None else (memory.hidden, memory.mask)
+        if memory is not None:
+            return self.output(self._cross(x, memory, remember=cache is not None).transpose(1, 2).flatten(2))
         q = self.query_norm(self._heads(self.query(x)))
-        k = q if self.key is None else self.key_norm(self._heads(self.key(source)))
-        v = self._heads(self.value(source))
+        k = q if self.key is None else self.key_norm(self._heads(self.key(x)))
+        v = self._heads(self.value(x))
         bias = None
-        if memory is None and mask.layout is not None:
+        if mask.layout is not None:
             (position,), new = self._position, mask.queries(x.shape[1])
             q, k = position.rotate(q, new), position.rotate(k, new)
             bias = position.bias(new, mask.layout)
         out = self._attend(q, k, v, mask, bias, cache)
         return self.output(out.transpose(1, 2).flatten(2))
+
+    def _cross(
+        self, x: Float[Tensor, "batch queries dim"], memory: Memory, *, remember: bool
+    ) -> Float[Tensor, "batch heads queries head_dim"]:
+        """Queries of sequences that share a memory are one sequence to it: a query is nothing to another."""
+        assert self.key is not None, "keys of another sequence are never the queries"
+        key = self.key
+
+        def keys_values() -> tuple[Tensor, Tensor]:
+            k, v = self.key_norm(self._heads(key(memory.hidden))), self._heads(self.value(memory.hidden))
+            return self._repeat(k), self._repeat(v)
+
+        k, v = memory.once(id(self), keys_values) if remember else keys_values()
+        q, copies = self.query_norm(self._heads(self.query(x))), memory.copies
+        q = rearrange(q, "(memory copies) heads length dim -> memory heads (copies length) dim", copies=copies)
+        out = self.mechanism(q, k, v, memory.mask)
+        return rearrange(out, "memory heads (copies length) dim -> (memory copies) heads length dim", copies=copies)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, bias: Tensor | None, cache: Cache | None) -> Tensor:
         if cache is not None and self.mechanism.capabilities.decoding == "state":

@@ -40,6 +40,7 @@ class Reversible(ResidualBlock):
 
     normalised: ClassVar[bool] = False
     recomputes: ClassVar[bool] = True
+    crosses: ClassVar[bool] = False
 
     def __init__(
         self,

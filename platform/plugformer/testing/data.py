@@ -99,8 +99,12 @@ class DataSuite(Suite):
             assert read == min(len(samples), self.limit), f"{split} says that it has {len(samples)} samples"
             for number, sample in enumerate(self.read(source, split)):
                 assert_same(dict(samples[number]), dict(sample))
-                if isinstance(samples, UnreadSamples) and source.spec.labels:
-                    assert samples.label(number) == sample["label"], f"{sample['id']} has another label once it is read"
+                if isinstance(samples, UnreadSamples):
+                    known = samples.known(number)
+                    told = {key: sample.get(key) for key in known}
+                    assert known == told, f"{sample['id']} is another once it is read"
+                    asked = {"id", "label", "target_text"} & set(source.spec.keys)
+                    assert asked <= set(known), f"of {sample['id']} not all is known that must be before it is read"
             try:
                 samples[len(samples)]
             except IndexError:

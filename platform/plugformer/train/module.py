@@ -1,6 +1,6 @@
 """A model in training, as Lightning wants it."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 
-from plugformer.interfaces import Batch, Optimizer, Schedule
+from plugformer.interfaces import Batch, Optimizer, Schedule, Split
 from plugformer.model import Model, mechanisms
 from plugformer.nn.depth import parameter_depths
 from plugformer.nn.parameters import group_parameters
@@ -80,7 +80,12 @@ class TrainingModule(pl.LightningModule):
 
     def _update(self, split: str, metrics: MetricCollection, batch: Batch) -> None:
         output = self.model(batch)
-        metrics.update(output.predictions, output.targets)
+        which = cast("Split", split)
+        metrics.update(
+            output.predictions,
+            output.targets,
+            **self.model.task.compared(self.model.trunk, batch, split=which),
+        )
         self.log(f"{split}/loss", output.loss, batch_size=output.weight, on_epoch=True, prog_bar=split == "val")
 
     def _finish(self, split: str, metrics: MetricCollection) -> None:

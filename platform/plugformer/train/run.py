@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 
 import pytorch_lightning as pl
 import torch
@@ -14,6 +15,7 @@ from plugformer.data.fingerprint import fingerprint
 from plugformer.data.loaders import indexable, make_loader, small_batch
 from plugformer.data.share import take_share
 from plugformer.data.splits import SPLITS
+from plugformer.data.target import target_samples
 from plugformer.environment import record_environment
 from plugformer.interfaces import DataSource, Monitor, Sample, Split, Tokenizer
 from plugformer.model import Model
@@ -52,7 +54,8 @@ def train(config: Config) -> tuple[dict[str, float], Monitor]:
 
     source.verify()
     samples = {split: used_samples(source, split, config) for split in SPLITS}
-    tokenizer.fit(samples["train"])
+    target = sketch.task.target_tokenizer
+    fit_tokenizers(tokenizer, target, samples["train"], source=source)
     if beginning is not None:
         beginning.check_tokenizer(tokenizer)
     run = RunDir.create(config["run_dir"])
@@ -61,10 +64,13 @@ def train(config: Config) -> tuple[dict[str, float], Monitor]:
         few = [samples["train"][index] for index in range(count)]  # not every Sequence takes slices
         samples = dict.fromkeys(SPLITS, few)
     record(config, run, source=source, tokenizer=tokenizer, samples=samples)
+    if target is not None and target is not tokenizer:
+        run.target_tokenizer.mkdir()
+        target.save(run.target_tokenizer)
 
     pl.seed_everything(config["seed"], verbose=False)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a tenth of a small step
-    model = build_model(config, tokenizer=tokenizer, data=source.spec)
+    model = build_model(config, tokenizer=tokenizer, data=source.spec, target_tokenizer=target)
     begun = [] if beginning is None else begin(model, beginning, run, settings)
     freeze(model.trunk, model.task, settings.freeze)
     module = make_module(config, model, origin=None if beginning is None else beginning.origin)
@@ -112,6 +118,25 @@ def train(config: Config) -> tuple[dict[str, float], Monitor]:
     report.write_tables(module.tables, run)
     report.end(summary, run)
     return summary, model.task.monitor
+
+
+def fit_tokenizers(
+    tokenizer: Tokenizer, target: Tokenizer | None, training: Sequence[Sample], *, source: DataSource
+) -> None:
+    """Learn vocabularies and statistics; one that is used for both learns of what is read and of what is written.
+
+    Args:
+        tokenizer: of what is read.
+        target: of what is written, perhaps the same; None where nothing is.
+        training: samples, of which those that are files are read for `tokenizer` alone.
+        source: their origin.
+    """
+    if target is tokenizer and "target_text" in source.spec.keys:
+        tokenizer.fit(chain(training, target_samples(training)))
+        return
+    tokenizer.fit(training)
+    if target is not None and target is not tokenizer:
+        target.fit(target_samples(training))
 
 
 def used_samples(source: DataSource, split: Split, config: Config) -> Sequence[Sample]:

@@ -1,0 +1,35 @@
+"""Where installed packages lie, without importing them."""
+
+from importlib.metadata import packages_distributions
+from importlib.util import find_spec
+from pathlib import Path
+
+from plugformer.errors import UserError, nearest
+
+
+def package_folder(name: str) -> Path:
+    """
+    Args:
+        name: as it is imported; what comes after a dot is a folder inside.
+
+    Raises:
+        UserError: no such package is installed; names the nearest.
+    """
+    first, *inside = name.split(".")
+    places = _places(first)
+    if not places:
+        guess = nearest(first, packages_distributions())
+        hint = f" Did you mean {guess}?" if guess else ""
+        raise UserError(
+            f"data.packages: no package {first} is installed.{hint}\n  Install it, or give its folder as data.root."
+        )
+    for place in places:
+        folder = Path(place, *inside)
+        if folder.is_dir():
+            return folder
+    raise UserError(f"data.packages: {name}: no such folder in {places[0]}.")
+
+
+def _places(name: str) -> list[str]:
+    spec = find_spec(name) if name.isidentifier() else None
+    return list(spec.submodule_search_locations or []) if spec else []
