@@ -13,7 +13,7 @@ from rich.table import Table
 
 from plugformer.errors import UserError
 from plugformer.options import REQUIRED, plain_default, short
-from plugformer.registry import KINDS, Plugin, find, offers
+from plugformer.registry import KINDS, Plugin, find, find_kind, offers
 
 
 def main(argv: list[str]) -> int:
@@ -81,7 +81,7 @@ def _print_json(value: Any) -> None:
 def _print_list(listed: dict[str, list[dict[str, Any]]]) -> None:
     console = Console(highlight=False)
     for kind, entries in listed.items():
-        console.print(f"[bold]{kind}[/] [dim]{KINDS[kind].does}[/]")
+        console.print(f"[bold]{kind}[/] [dim]{find_kind(kind).does}[/]")
         table = Table.grid(padding=(0, 2))
         for entry in entries:
             package = f"{entry['package']} {entry['version']}"

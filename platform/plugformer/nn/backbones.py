@@ -1,7 +1,7 @@
 """Stacks of blocks over one sequence: what a token may see tells them apart."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,7 +10,6 @@ from plugformer.errors import UserError
 from plugformer.interfaces import Attention, Backbone, Block, DecodingState, Direction, Memory, Position, Tokens
 from plugformer.nn.initialise import Residual, Scheme, Weights
 from plugformer.nn.multi_head import MultiHeadAttention, QkNorm, divide_heads
-from plugformer.nn.positions import NoPosition
 
 
 class Stack(Backbone):
@@ -50,7 +49,6 @@ class Stack(Backbone):
         make_norm: Callable[..., nn.Module],
         make_feed_forward: Callable[..., nn.Module],
         make_position: Callable[..., Position],
-        make_cross_attention: Callable[..., Attention] | None = None,
         dim: int = 64,
         num_layers: int = 4,
         num_heads: int = 4,
@@ -71,8 +69,7 @@ class Stack(Backbone):
         embedding_dropout = dropout if embedding_dropout is None else embedding_dropout
         _check_probabilities(dropout=dropout, embedding_dropout=embedding_dropout)
         self.dim, self.num_layers = dim, num_layers
-        branches = 2 if make_cross_attention is None else 3  # of a block
-        self.scheme = Scheme(init, residual_init, num_branches=branches * num_layers)
+        self.scheme = Scheme(init, residual_init, num_branches=2 * num_layers)
         head_dim = divide_heads(dim, num_heads)
         sees_back_only = self.direction == "causal"  # within a prefix tokens see ahead
         self.position = make_position(dim=dim, num_heads=num_heads, head_dim=head_dim, causal=sees_back_only)
@@ -80,24 +77,18 @@ class Stack(Backbone):
         self.embedding_norm = make_norm(dim=dim) if embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(embedding_dropout)
 
-        def heads(make: Callable[..., Attention], position: Position, **context: Any) -> MultiHeadAttention:
-            return MultiHeadAttention(
+        def block(layer: int) -> Block:
+            attention = MultiHeadAttention(
                 dim=dim,
                 num_heads=num_heads,
                 num_kv_heads=num_kv_heads,
                 qk_norm=qk_norm,
                 bias=bias,
-                mechanism=make(num_heads=num_heads, head_dim=head_dim, **context),
-                position=position,
+                mechanism=make_attention(num_heads=num_heads, head_dim=head_dim, causal=self.causal, layer=layer),
+                position=self.position,
             )
-
-        def block(layer: int) -> Block:
-            cross: dict[str, Any] = {}
-            if make_cross_attention is not None:  # positions of two sequences are no distances
-                cross["cross_attention"] = heads(make_cross_attention, NoPosition(), causal=False, layer=layer)
             return make_block(
-                attention=heads(make_attention, self.position, causal=self.causal, layer=layer),
-                **cross,
+                attention=attention,
                 feed_forward=self.scheme.reaching(make_feed_forward(dim=dim, dropout=dropout)),
                 make_norm=lambda: make_norm(dim=dim),
                 dropout=dropout,

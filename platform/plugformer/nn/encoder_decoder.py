@@ -1,6 +1,7 @@
 """An encoder of one sequence and a decoder of another (Vaswani et al. 2017)."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from jaxtyping import Float
@@ -19,7 +20,8 @@ from plugformer.interfaces import (
 )
 from plugformer.nn.backbones import Decoder, Encoder
 from plugformer.nn.initialise import Residual, Weights
-from plugformer.nn.multi_head import QkNorm
+from plugformer.nn.multi_head import MultiHeadAttention, QkNorm, divide_heads
+from plugformer.nn.positions import NoPosition
 
 
 class EncoderDecoder(Backbone):
@@ -77,7 +79,6 @@ class EncoderDecoder(Backbone):
         super().__init__()
         num_decoder_layers = num_layers if num_decoder_layers is None else num_decoder_layers
         common: dict[str, Any] = {
-            "make_block": make_block,
             "make_norm": make_norm,
             "make_feed_forward": make_feed_forward,
             "dim": dim,
@@ -92,16 +93,35 @@ class EncoderDecoder(Backbone):
             "residual_init": residual_init,
         }
         self.dim, self.num_layers = dim, num_layers + num_decoder_layers
+        head_dim = divide_heads(dim, num_heads)
+
+        def make_crossing_block(*, layer: int, **parts: Any) -> Block:
+            cross_attention = MultiHeadAttention(
+                dim=dim,
+                num_heads=num_heads,
+                num_kv_heads=num_kv_heads,
+                qk_norm=qk_norm,
+                bias=bias,
+                mechanism=make_cross_attention(num_heads=num_heads, head_dim=head_dim, causal=False, layer=layer),
+                position=NoPosition(),  # places of two sequences are no distances
+            )
+            return make_block(cross_attention=cross_attention, layer=layer, **parts)
+
         self.encoder = Encoder(
-            make_attention=make_attention, make_position=make_position, num_layers=num_layers, **common
+            make_block=make_block,
+            make_attention=make_attention,
+            make_position=make_position,
+            num_layers=num_layers,
+            **common,
         )
         self.decoder = Decoder(
+            make_block=make_crossing_block,
             make_attention=make_target_attention,
             make_position=make_target_position,
-            make_cross_attention=make_cross_attention,
             num_layers=num_decoder_layers,
             **common,
         )
+        self.decoder.scheme = replace(self.decoder.scheme, num_branches=3 * num_decoder_layers)
 
     @property
     def num_caches(self) -> int:
