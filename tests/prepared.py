@@ -10,7 +10,7 @@ import soundfile
 from PIL import Image
 from tests.torchvision_files import mnist
 
-from plugformer.registry import KINDS, build, find
+from plugformer.registry import KINDS, OTHERS, build, find
 from plugformer.testing.comparing import noise
 
 
@@ -121,6 +121,29 @@ def audio_jsonl(folder: Path) -> Mapping[str, Any]:
     return {"paths": [f"{folder}/table"], **COLUMNS_OF_AUDIO}
 
 
+def audio_text(folder: Path) -> Mapping[str, Any]:
+    """Clips beside what is said in them."""
+    for row in audio_rows(folder):
+        (folder / row["path"]).with_suffix(".txt").write_text(f"{row['said']} of {row['path']}.\n", encoding="utf-8")
+    return {"root": folder, "file": "{name}.wav"}
+
+
+def image_text(folder: Path) -> Mapping[str, Any]:
+    """Images of one size, named in a table with their captions."""
+    rows = [{"path": f"{number}.png", "text": f"Noise {number // 2}."} for number in range(30)]
+    for number, row in enumerate(rows):
+        pixels = noise(8, 8, seed=number).mul(60).add(128).clamp(0, 255).byte()
+        Image.fromarray(pixels.numpy()).save(folder / row["path"])
+    (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return {"paths": [f"{folder}/captions.jsonl"]}
+
+
+def spoken_text(folder: Path) -> Mapping[str, Any]:
+    pytest.importorskip("espeakng_loader")
+    few = {"voices": ["f1", "f3", "m1", "klatt", "whisper"], "size": 20}
+    return {**few, "val_fraction": 0.2, "test_fraction": 0.2, "cache": folder}
+
+
 def spoken_digits(folder: Path) -> Mapping[str, Any]:
     pytest.importorskip("espeakng_loader")
     few = {"voices": ["f1", "f3", "m1", "klatt", "whisper"], "accents": ["en-us"]}
@@ -152,6 +175,9 @@ PREPARED = {
         audio_csv,
         audio_jsonl,
         speech_commands,
+        audio_text,
+        spoken_text,
+        image_text,
         spoken_digits,
         text_files,
         python_source,
@@ -173,12 +199,25 @@ MODELS_OF_TEXT = {
     "bidirectional": ["backbone=encoder", "task=mlm"],
     "causal": ["backbone=decoder", "task=causal_lm"],
     "prefix": ["backbone=prefix_lm", "task=prefix_lm"],
+    "encoder_decoder": ["backbone=encoder_decoder", "task=seq2seq"],
 }
+# Tasks that need other samples or tokens than their direction tells.
+FOR_TASK = {
+    "answers": lambda folder: ["data=recall", *(f"data.{key}={value}" for key, value in recall(folder).items())],
+    "denoise": lambda folder: ["data=python_docs", "tokenizer.sentinels=8"],
+    "ctc": lambda folder: ["data=digits", "tokenizer=vit_patch", "target_tokenizer=text_bytes"],
+}
+WRITES = [*MODELS_OF_TEXT["encoder_decoder"], "target_tokenizer=text_bytes", "target_tokenizer.max_length=64"]
 
 
 def run_with(kind: str, name: str, folder: Path) -> list[str]:
     """Overrides of a run that this plugin takes part in, in place of the default, and others where it needs them."""
     folder.mkdir(exist_ok=True)
+    if kind in OTHERS:
+        chosen = ["data=hangul_names", "tokenizer=text_bytes", "tokenizer.max_length=16"]
+        made = PREPARED.get((OTHERS[kind].plugins_of, name), lambda folder: {})(folder)
+        options = [f"{kind}.{key}={json.dumps(value, default=str)}" for key, value in made.items()]
+        return [*chosen, *MODELS_OF_TEXT["encoder_decoder"], f"{kind}={name}", *options]
     made = PREPARED.get((kind, name), lambda folder: {})(folder)
     if kind == "tokenizer" and made:  # more text can fill more
         made = {"vocab_size": 300}
@@ -194,14 +233,17 @@ def run_with(kind: str, name: str, folder: Path) -> list[str]:
         chosen += ["data=audio_folder", *(f"data.{key}={value}" for key, value in audio_folder(folder).items())]
     if kind == "data" and "audio" in build("data", {"name": name, **made}).spec.keys:
         chosen.append("tokenizer=spectrogram")
+    if kind == "task" and name == "ctc":
+        return [*chosen, *FOR_TASK[name](folder)]
+    if kind == "data" and not {"text", "label"} & build("data", {"name": name, **made}).spec.keys:
+        return [*WRITES, *chosen]
     direction = direction_of_text(kind, name, made)
     if direction is None:
         return chosen
-    texts = [] if kind == "data" else ["data=python_docs"]
-    if name == "answers":  # which no other texts have
-        texts = ["data=recall", *(f"data.{key}={value}" for key, value in recall(folder).items())]
+    texts = [] if kind == "data" else ["data=hangul_names" if direction == "encoder_decoder" else "data=python_docs"]
+    more = FOR_TASK[name](folder) if kind == "task" and name in FOR_TASK else []
     bytes_of_them = [] if kind == "tokenizer" else ["tokenizer=text_bytes"]
-    return [*texts, *bytes_of_them, "tokenizer.max_length=16", *MODELS_OF_TEXT[direction], *chosen]
+    return [*texts, *bytes_of_them, "tokenizer.max_length=16", *MODELS_OF_TEXT[direction], *chosen, *more]
 
 
 def direction_of_text(kind: str, name: str, options: Mapping[str, Any]) -> str | None:
@@ -213,5 +255,8 @@ def direction_of_text(kind: str, name: str, options: Mapping[str, Any]) -> str |
         return min(cls.needs.directions) if "discrete" in cls.needs.token_kinds else None
     of_text = kind == "tokenizer" and cls.modality == "text"
     if kind == "data":
-        of_text = "text" in build("data", {"name": name, **options}).spec.keys
+        keys = build("data", {"name": name, **options}).spec.keys
+        if {"text", "target_text"} <= keys:
+            return "encoder_decoder"
+        of_text = "text" in keys
     return "bidirectional" if of_text else None

@@ -16,6 +16,7 @@ from tests.prepared import audio_folder, run_with
 
 from plugformer.assemble import preview, read_checkpoint
 from plugformer.cli.compose import compose
+from plugformer.compatibility import plugins_that
 from plugformer.nn.full_attention import Full
 from plugformer.registry import PARTS, build, offers, register
 from plugformer.train.run import train
@@ -25,7 +26,15 @@ RUN = {
     *("tokenizer", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
 }
 SHORT = ("trainer.max_epochs=2", "trainer.limit_batches=2")
-PLUGINS = [(kind, name) for kind in PARTS for name in offers(kind)]
+OF_TEXT = set(plugins_that("tokenizer", lambda cls: cls.modality == "text"))
+CROSSING = set(plugins_that("attention", lambda cls: cls.capabilities.cross_attention))
+PLUGINS = [
+    (kind, name)
+    for kind in PARTS
+    for name in offers(kind)
+    if not (kind == "target_tokenizer" and name not in OF_TEXT)
+    and not (kind == "cross_attention" and name not in CROSSING)
+]
 CONFIGS = sorted(
     f"{group}={path.relative_to(ROOT / 'conf' / group).with_suffix('').as_posix()}"
     for group in ("experiment", "debug", "trainer")
