@@ -47,6 +47,7 @@ def measured(config: Config, batch_size: int) -> Budget:
     optimizer.step()
     return Budget(
         parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        written=0,
         length=len(tokenizer.spec.grid),
         batch_size=batch_size,
         flops=0,

@@ -36,6 +36,7 @@ class Budget:
     Attributes:
         parameters: how many numbers are trained.
         length: tokens of one sample.
+        written: tokens of what is written for it at most; 0 where nothing is.
         batch_size: samples that pass through the model at once.
         flops: floating-point operations of forward and backward together.
         weights, gradients, optimizer: bytes of each.
@@ -44,6 +45,7 @@ class Budget:
 
     parameters: int
     length: int
+    written: int
     batch_size: int
     flops: int
     weights: int
@@ -73,9 +75,11 @@ def estimate(config: Config) -> Budget:
         model = model.to_empty(device="cpu")
         flops, activations = _measure(model, example_batch(tokenizer, model.task.targets, batch_size))
         states = _optimizer_states(build("optimizer", config["optimizer"]), group_parameters(model))
+    target = model.task.target_tokenizer
     return Budget(
         parameters=count_parameters(model),
         length=len(tokenizer.spec.grid),
+        written=0 if target is None else len(target.spec.grid),
         batch_size=batch_size,
         flops=flops,
         weights=_bytes(model.parameters()),

@@ -35,8 +35,9 @@ def main(argv: list[str]) -> int:
             options = ", ".join(f"{key}={value}" for key, value in config[kind].items() if key != "name")
             parts.add_row(kind, config[kind]["name"], options)
     console.print(parts)
+    written = f", up to {budget.written} written for it" if budget.written else ""
     console.print(
-        f"\n{budget.parameters:,} parameters · {budget.length} tokens a sample\n"
+        f"\n{budget.parameters:,} parameters · {budget.length} tokens a sample{written}\n"
         f"a training step of {budget.batch_size} samples: {budget.flops / 1e9:.2f} GFLOP, about "
         f"{_mebibytes(budget.memory)} of memory = weights {_mebibytes(budget.weights)} + gradients "
         f"{_mebibytes(budget.gradients)} + optimiser {_mebibytes(budget.optimizer)} + activations "

@@ -34,6 +34,9 @@ def start(
     parts = " ".join(f"{kind}={config[kind]['name']}" for kind in PARTS if "name" in config.get(kind, {}))
     sizes = ", ".join(f"{len(split)} {name}" for name, split in samples.items())
     grid = " × ".join(map(str, tokenizer.spec.grid.shape))
+    target = model.task.target_tokenizer
+    if target is not None:
+        grid = f"{grid}, up to {len(target.spec.grid)} tokens written"
     console.print(f"[dim]{parts}[/]")
     size = f"{count_parameters(model):,} parameters on {device.type}"
     console.print(f"{size} · {sizes} samples · grid {grid} · seed {config['seed']}")
