@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import polib
 import pytest
 import soundfile
 from PIL import Image
@@ -96,6 +97,33 @@ def hf(folder: Path) -> Mapping[str, Any]:
     return {"dataset": str(folder / "saved"), **COLUMNS}
 
 
+def parallel_text(folder: Path) -> Mapping[str, Any]:
+    """Two files whose lines go together; some sources stand there twice."""
+    lines = {"en": [f"Number {n % 40}." for n in range(60)], "ko": [f"{n % 40}번." for n in range(60)]}
+    for language, texts in lines.items():
+        (folder / f"corpus.{language}").write_text("\n".join(texts), encoding="utf-8")
+    return {"source": [f"{folder}/corpus.en"], "target": [f"{folder}/corpus.ko"]}
+
+
+def gettext(folder: Path) -> Mapping[str, Any]:
+    """A written and a compiled catalog of Korean, and one of Greek."""
+    for language in ("ko", "el"):
+        catalog = polib.POFile()
+        catalog.metadata = {"Content-Type": "text/plain; charset=UTF-8", "Plural-Forms": "nplurals=1; plural=0;"}
+        for n in range(30):
+            catalog.append(polib.POEntry(msgid=f"%(name)s has no {n}", msgstr=f"%(name)s {language} {n}"))
+        catalog.append(polib.POEntry(msgid="%d file", msgid_plural="%d files", msgstr_plural={0: f"%d {language}"}))
+        place = folder / "locale" / language / "LC_MESSAGES"
+        place.mkdir(parents=True)
+        catalog.save(str(place / "app.po"))
+        catalog.save_as_mofile(str(place / "app.mo"))
+    return {"root": folder, "language": "ko"}
+
+
+def code_docstrings(folder: Path) -> Mapping[str, Any]:
+    return {"max_source": 200, "max_target": 60}
+
+
 def audio_rows(folder: Path) -> list[dict[str, Any]]:
     """Thirty clips of ten speakers beside their table."""
     rows = [
@@ -185,6 +213,9 @@ PREPARED = {
         jsonl,
         parquet,
         hf,
+        parallel_text,
+        gettext,
+        code_docstrings,
         listops,
         pathfinder,
         recall,
@@ -205,7 +236,13 @@ MODELS_OF_TEXT = {
 FOR_TASK = {
     "answers": lambda folder: ["data=recall", *(f"data.{key}={value}" for key, value in recall(folder).items())],
     "denoise": lambda folder: ["data=python_docs", "tokenizer.sentinels=8"],
-    "ctc": lambda folder: ["data=digits", "tokenizer=vit_patch", "target_tokenizer=text_bytes"],
+    # A column for each label.
+    "ctc": lambda folder: [
+        "data=digits",
+        "tokenizer=vit_patch",
+        "tokenizer.patch_size=1",
+        "target_tokenizer=text_bytes",
+    ],
 }
 WRITES = [*MODELS_OF_TEXT["encoder_decoder"], "target_tokenizer=text_bytes", "target_tokenizer.max_length=64"]
 
@@ -227,6 +264,8 @@ def run_with(kind: str, name: str, folder: Path) -> list[str]:
         chosen.append("tokenizer.packing=fill")
     if name == "torchvision":  # whose images have more pixels
         chosen.append("tokenizer.patch_size=7")
+    if name == "code_docstrings":  # whose targets are longer
+        chosen.append("tokenizer.max_length=64")
     if name == "image_folder":  # whose images are of several sizes
         chosen.append("tokenizer.image_size=8")
     if kind == "tokenizer" and find(kind, name).load().modality == "audio":

@@ -20,9 +20,10 @@ from torch.optim import AdamW as Adam
 
 from plugformer import testing
 from plugformer.errors import UserError
-from plugformer.interfaces import Capabilities, DataSpec, Mask, Monitor, Output, Position, Tokenizer, Tokens
+from plugformer.interfaces import Capabilities, DataSpec, Mask, Memory, Monitor, Output, Position, Tokenizer, Tokens
 from plugformer.nn.backbones import Decoder, Encoder, PrefixLM
 from plugformer.nn.blocks import PostNorm, PreNorm
+from plugformer.nn.encoder_decoder import EncoderDecoder
 from plugformer.nn.feed_forward import Mlp
 from plugformer.nn.full_attention import Full
 from plugformer.nn.norms import LayerNorm
@@ -359,9 +360,38 @@ def forget(self, x, mask, memory=None, cache=None):
     return PreNorm.forward(self, x, mask)
 
 
+def reading(change: Callable[[Tokens], Tokens]) -> type:
+    """An encoder and decoder of which the source goes through `change`."""
+    return broken(EncoderDecoder, encode=lambda self, tokens: EncoderDecoder.encode(self, change(tokens)))
+
+
+def all_but_the_last(tokens: Tokens) -> Tokens:
+    batch, length, _ = tokens.embeddings.shape
+    return tokens.select(torch.arange(length - 1).expand(batch, -1))
+
+
+def tile_the_memory(self, tokens, *, memory, state=None):
+    tiled = Memory(memory.hidden.repeat(memory.copies, 1, 1), memory.mask)
+    return EncoderDecoder.forward(self, tokens, memory=tiled, state=state)
+
+
+def call_all_decoders(self):
+    every = EncoderDecoder.mechanisms(self)
+    return every | {"decoder": [*every["decoder"], *every["cross"]], "cross": []}
+
+
+def see_every_document(self, tokens, *, memory, state=None):
+    mask = replace(memory.mask, segments=None, query_segments=None)
+    return self.decoder(tokens, memory=replace(memory, mask=mask), state=state)
+
+
+def cross_to_padding(self, x, memory, cache):
+    return PreNorm.cross(self, x, Memory(memory.hidden, Mask()), cache)
+
+
 breaks(
     "backbone",
-    steps_are_the_whole=broken(Decoder, forward=lambda self, tokens, state=None: Decoder.forward(self, tokens)),
+    steps_are_the_whole=broken(Decoder, forward=lambda self, tokens, memory, state=None: Decoder.forward(self, tokens)),
     every_token_sees_the_prefix=deaf(PrefixLM, prefix=None),
     sees_what_its_direction_says=broken(Encoder, direction="causal"),
     padding_changes_nothing=deaf(Encoder, valid=None),
@@ -369,6 +399,21 @@ breaks(
     normalises_once=holding(Encoder, norm=nn.Identity),
     tells_each_mechanism_what_the_core_knows=MiscountsLayers,
     blocks_start_from_different_weights=changed(Encoder, repeat_a_block),
+    every_token_sees_all_of_the_source=reading(all_but_the_last),
+    padding_of_the_source_changes_nothing=reading(lambda tokens: replace(tokens, valid=None)),
+    sequences_can_share_a_source=broken(EncoderDecoder, forward=tile_the_memory),
+    says_which_parts_it_has_no_use_for=broken(Encoder, unused=frozenset({"block"})),
+)
+breaks(
+    "backbone",
+    sees_what_its_direction_says=changed(EncoderDecoder, lambda both: setattr(both.decoder, "causal", False)),
+    padding_changes_nothing=deaf(EncoderDecoder, valid=None),
+    normalises_once=changed(EncoderDecoder, lambda both: setattr(both.encoder, "norm", nn.Identity())),
+    tells_each_mechanism_what_the_core_knows=broken(EncoderDecoder, mechanisms=call_all_decoders),
+    segments_do_not_see_each_other=broken(EncoderDecoder, forward=see_every_document),
+    gradients_are_finite_and_reach_every_weight=reading(
+        lambda tokens: replace(tokens, embeddings=tokens.embeddings.detach())
+    ),
 )
 breaks(
     "backbone",
@@ -380,9 +425,10 @@ breaks(
     passes_the_mask_on=deaf(PreNorm, causal=False),
     steps_are_the_whole=broken(PreNorm, forward=forget),
     does_not_ignore_a_memory=broken(PreNorm, forward=forget),
+    every_token_sees_what_the_memory_allows=broken(PreNorm, cross=cross_to_padding),
     is_normalised_if_it_says_so=broken(PostNorm, normalised=False),
     drops_in_training_only=holding(PreNorm, dropout=nn.Identity),
-    a_chain_of_one_is_the_block=broken(PreNorm, chain=classmethod(lambda cls, blocks, x, mask, caches: x)),
+    a_chain_of_one_is_the_block=broken(PreNorm, chain=classmethod(lambda cls, blocks, x, mask, memory, caches: x)),
     gradients_are_those_of_what_it_computes=giving(PreNorm, lambda x: x.detach() / 2 + x / 2),
 )
 
@@ -485,6 +531,10 @@ def sum_losses(self, trunk, batch):
     return replace(made, loss=torch.zeros(()) if made.loss is None else made.loss * made.weight)
 
 
+def count_samples(self, trunk, batch, split):
+    return {"counts": [len(batch["index"])] * len(batch["index"])}
+
+
 def pooling(pool: Callable[..., Tensor]) -> type:
     return holding(Classification, pooling=broken(MeanOfTokens, forward=pool))
 
@@ -502,6 +552,7 @@ breaks(
     predicts_without_targets=broken(Classification, forward=sum_losses),
     metrics_take_what_it_predicts=broken(Classification, tables=lambda self, values: {}),
     metrics_are_new_each_time=broken(Classification, metrics=cache(Classification.metrics)),
+    compares_each_sample_alone=broken(Classification, compared=count_samples),
     describes_in_plain_words=broken(Classification, describe=lambda self, output: [(1, 2)] * len(output.predictions)),
 )
 breaks("task", padding_changes_nothing=pooling(lambda self, x, tokens: (x * tokens.valid[..., None]).mean(1)))

@@ -88,6 +88,7 @@ def build_model(
         dim=backbone.dim,
         tokens=tokenizer.spec,
         data=data,
+        tokenizer=tokenizer,
         target_tokenizer=target_tokenizer,
     )
     model = Model(trunk=trunk, task=task)

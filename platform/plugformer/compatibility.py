@@ -11,6 +11,10 @@ from plugformer.interfaces import Attention, Block, Capabilities, DataSpec, Posi
 from plugformer.model import Model
 from plugformer.registry import find, offers
 
+# What a composition says of a part that its backbone has no use for: what it says by itself, and that there are no
+# positions.
+UNUSED = {"block": "pre_norm", "attention": "full", "position": "none", "norm": "layer", "feed_forward": "mlp"}
+
 
 def check_target(config: Mapping[str, Any], *, target: Tokenizer | None) -> None:
     """
@@ -34,7 +38,7 @@ def check_target(config: Mapping[str, Any], *, target: Tokenizer | None) -> None
             f"target_tokenizer={config['target_tokenizer']['name']}: task={task} writes no texts. Leave it out, or "
             f"choose a task that does."
         )
-    if writes and target is not None and (target.modality != "text" or target.spec.token_kind != "discrete"):
+    if writes and target is not None and target.modality != "text":
         raise UserError(
             f"target_tokenizer={config['target_tokenizer']['name']}: what is written is text; this one is of "
             f"{target.modality}."
@@ -92,9 +96,35 @@ def check_compatible(config: Mapping[str, Any], *, source: DataSpec, tokenizer: 
             f"cross_attention={name['cross_attention']}: backbone={name['backbone']} has no cross-attention. Leave it "
             f"out.{_working('backbone', lambda cls: cls.direction == 'encoder_decoder')}"
         )
+    for kind in sorted(backbone.unused & config.keys()):
+        _check_unused(kind, config, name)
+    blocks = [module for module in backbone.modules() if isinstance(module, Block)]
+    crosses = backbone.direction == "encoder_decoder" and "cross_attention" not in backbone.unused
+    if crosses and not all(block.crosses for block in blocks):
+        raise UserError(
+            f"block={name['block']} has no cross-attention, as backbone={name['backbone']} with these options needs."
+            f"{_working('block', lambda cls: cls.crosses)}"
+        )
     for role, alike in backbone.mechanisms().items():
         for mechanism in {type(each): each for each in alike}.values():
             _check_mechanism(mechanism, role, name, tokenizer=tokenizer, model=model)
+
+
+def _check_unused(kind: str, config: Mapping[str, Any], name: Mapping[str, str]) -> None:
+    """
+    Raises:
+        UserError: a part is chosen that the backbone has no use for, or one of its options.
+    """
+    idle = UNUSED.get(kind)
+    if idle is not None and name[kind] == idle:
+        chosen, options = config[kind], find(kind, idle).options
+        which = next((f"{kind}.{key}={chosen[key]}" for key in options if chosen[key] != options[key]), None)
+        if which is None:
+            return
+    else:
+        which = f"{kind}={name[kind]}"
+    leave = "Leave it out." if idle is None or name[kind] == idle else f"Set {kind}={idle}."
+    raise UserError(f"{which}: backbone={name['backbone']} with these options has no use for it. {leave}")
 
 
 def _check_mechanism(

@@ -1,19 +1,21 @@
-"""A run whose model can go on with sequences: loaded, and put where it is to work."""
+"""A run whose model can go on with sequences, or write one for another: loaded, and put where it is to work."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from plugformer.assemble import load_config, load_run
 from plugformer.compatibility import plugins_that
 from plugformer.config import Config
 from plugformer.decode.session import CacheKind, keeps_size
 from plugformer.errors import UserError
-from plugformer.interfaces import Attention, Task, Tokenizer
+from plugformer.interfaces import Attention, Backbone, Features, Task, Tokenizer
 from plugformer.model import Model, remembering
-from plugformer.prompts import count_places
+from plugformer.prompts import Prompt, count_places, encode_prompt, read_source
 from plugformer.registry import find
 from plugformer.run_dir import RunDir
 from plugformer.settings import GenerateSettings
@@ -28,7 +30,8 @@ class Generating:
         run: its directory.
         config: its composition.
         tokenizer, model: as they were trained.
-        places: tokens that a sequence can have; None where positions go on without end.
+        target: the tokenizer of what is written.
+        places: tokens that a sequence can have, or a text for a source; None where positions go on without end.
         cache: what is remembered between tokens.
     """
 
@@ -36,8 +39,42 @@ class Generating:
     config: Config
     tokenizer: Tokenizer
     model: Model
+    target: Tokenizer
     places: int | None
     cache: CacheKind
+
+    @property
+    def has_sources(self) -> bool:
+        """Whether it writes one sequence for another, in place of going on with it."""
+        return self.model.trunk.backbone.direction == "encoder_decoder"
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence that it was trained to write."""
+        return len(self.target.spec.grid)
+
+    def read(self, given: str) -> Prompt:
+        """
+        Args:
+            given: the beginning of a text or, where texts have sources, a path or a text to write one for.
+
+        Raises:
+            UserError: it is none, or it can't be read.
+        """
+        if self.has_sources:
+            return Prompt(given, torch.tensor([self.model.task.start]), read_source(given, tokenizer=self.tokenizer))
+        return Prompt(
+            given, encode_prompt(given, tokenizer=self.tokenizer, name=self.config["tokenizer"]["name"])["ids"]
+        )
+
+    def collate(self, sources: Sequence[Features]) -> Features:
+        """A batch of them, where the model is, with numbers of its kind."""
+        weights = next(self.model.parameters())
+
+        def bring(part: Tensor) -> Tensor:
+            return part.to(weights.device, weights.dtype if part.is_floating_point() else None)
+
+        return self.model.task.source({key: bring(part) for key, part in self.tokenizer.collate(sources).items()})
 
     def name(self, kind: str) -> str:
         """A part of its composition, as in `attention=full`."""
@@ -63,8 +100,16 @@ def load_generating(path: str | Path, settings: GenerateSettings) -> Generating:
         raise UserError(f"{path}: task={task} can't go on with a sequence of {kind}.")
     dtype = None if settings.precision is None else PRECISIONS[settings.precision.removesuffix("-true")]
     cache = _choose_cache(settings, model, config)
-    places = count_places(model, tokenizer)
-    return Generating(RunDir(path), config, tokenizer, model.to(device, dtype), places, cache)
+    target = model.task.target_tokenizer or tokenizer
+    places = count_places(model, target)
+    return Generating(RunDir(path), config, tokenizer, model.to(device, dtype), target, places, cache)
+
+
+def has_sources(config: Config) -> bool:
+    """Whether a run of this composition writes one sequence for another."""
+    task: type[Task] = find("task", config["task"]["name"]).load()
+    backbone: type[Backbone] = find("backbone", config["backbone"]["name"]).load()
+    return task.generates and backbone.direction == "encoder_decoder"
 
 
 def find_device(accelerator: str) -> torch.device:

@@ -161,6 +161,7 @@ class TokenSpec:
         segments: whether tokens say which document of their sequence they belong to.
         words: whether features say which word each token belongs to.
         sentinels: ids of tokens that no text has, in their order, to stand for what was taken out of it.
+        around: roles of the special tokens that stand around each document, `bos` and `eos`.
     """
 
     grid: Grid
@@ -174,6 +175,7 @@ class TokenSpec:
     segments: bool = False
     words: bool = False
     sentinels: tuple[int, ...] = ()
+    around: frozenset[str] = frozenset()
 
     @property
     def token_kind(self) -> Literal["discrete", "continuous"]:
@@ -842,11 +844,15 @@ class Backbone(nn.Module, ABC):
             decoder of another.
         dim: width of its hidden states.
         num_layers: its blocks.
+        unused: kinds of parts that it has no use for with its options, so that a composition must not choose them.
+        goes_back: whether tokens can be dropped while decoding, as far as its mechanisms can.
     """
 
     direction: ClassVar[Direction]
     dim: int
     num_layers: int
+    unused: frozenset[str] = frozenset()
+    goes_back: bool = True
 
     @property
     def num_caches(self) -> int:
@@ -1004,6 +1010,10 @@ class Task(nn.Module, ABC):
     def logits(self, trunk: Trunk, hidden: Float[Tensor, "batch places dim"]) -> Float[Tensor, "batch places vocab"]:
         """Of the token that follows each place."""
         raise NotImplementedError(f"{type(self).__name__} generates nothing")
+
+    def source(self, inputs: Features) -> Features:
+        """Collated inputs, as they are to be read where a sequence is to be written for them."""
+        return inputs
 
     def prompted(self, tokens: Tokens, length: int) -> Tokens:
         """Tokens of which the first `length` are a prompt, as they go into the backbone."""

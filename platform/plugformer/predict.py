@@ -1,8 +1,9 @@
 """What a trained model says of new inputs, and what there is to see of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,11 +16,13 @@ from plugformer.data.collate import Collate
 from plugformer.data.draws import InOrder
 from plugformer.data.encoded import EncodedSamples
 from plugformer.errors import UserError
+from plugformer.generating import has_sources
 from plugformer.interfaces import Batch, Output, Sample, Token, Tokenizer
 from plugformer.model import Model
 from plugformer.pictures import Album
 from plugformer.prompts import check_room, count_places, encode_prompt
 from plugformer.run_dir import RunDir
+from plugformer.writing import check_options, write_for
 
 
 def predict(
@@ -29,8 +32,11 @@ def predict(
     checkpoint: str = "best",
     batch_size: int = 64,
     pictures: str | Path | None = None,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[dict[str, Any]]:
     """Predictions in the order of the inputs, each with the `input` it is of and, if there is one, its `picture`.
+
+    Where the run's task writes one sequence for another, they are what `write_for` makes of them.
 
     Args:
         path: a run directory.
@@ -40,12 +46,25 @@ def predict(
         batch_size: inputs at a time.
         pictures: the folder for PNG files of tasks that have something to show; by default in the run directory. They
             have the names of the inputs; what is there under the same name is replaced.
+        options: of GenerateSettings, for texts that are written.
 
     Raises:
         UserError: not a run directory, or inputs that can't be read; all of them are named before anything is
-            predicted. Or a folder for pictures that can't be written, or where there is nothing to show.
+            predicted. Options that can't be set. Or a folder for pictures that can't be written, or where there is
+            nothing to show.
     """
     config = load_config(path)
+    if has_sources(config):
+        if pictures is not None:
+            raise _nothing_to_show(pictures, config)
+        check_options(options)
+        yield from write_for(path, config, inputs, options, checkpoint=checkpoint, batch_size=batch_size)
+        return
+    for name, value in options.items():
+        raise UserError(
+            f"{name}={value}: task={config['task']['name']} writes no texts for its inputs. Leave it out or, if it is "
+            "an input, put it behind --."
+        )
     tokenizer, model = load_run(path, config, checkpoint=checkpoint)
     read = partial(_read_prompt, tokenizer=tokenizer, model=model, config=config)
     samples, problems = [], []
@@ -64,10 +83,7 @@ def predict(
             described = model.task.describe(output)
             shown = _pictures(output, model)
         if pictures is not None and not shown:
-            raise UserError(
-                f"pictures={pictures}: task={config['task']['name']} with tokenizer={config['tokenizer']['name']} has "
-                "nothing to show.\n  Leave it out."
-            )
+            raise _nothing_to_show(pictures, config)
         for number, found in enumerate(described):
             said = {"input": next(sources), **_spoken(found, tokenizer)}
             if shown:
@@ -96,6 +112,13 @@ def _batches(samples: Sequence[Sample], *, tokenizer: Tokenizer, batch_size: int
         batch_size=batch_size,
         sampler=InOrder(len(samples)),
         collate_fn=Collate(tokenizer=tokenizer, targets=None),
+    )
+
+
+def _nothing_to_show(pictures: str | Path, config: Config) -> UserError:
+    return UserError(
+        f"pictures={pictures}: task={config['task']['name']} with tokenizer={config['tokenizer']['name']} has nothing "
+        "to show.\n  Leave it out."
     )
 
 

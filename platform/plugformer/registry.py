@@ -98,7 +98,7 @@ KINDS: Mapping[str, Kind] = {
     "task": Kind(
         "head, objective and metrics",
         _interface("Task"),
-        frozenset({"dim", "tokens", "data", "target_tokenizer"}),
+        frozenset({"dim", "tokens", "data", "tokenizer", "target_tokenizer"}),
     ),
     "optimizer": Kind("how weights are updated", _interface("Optimizer")),
     "schedule": Kind("the learning rate over the steps", _interface("Schedule")),

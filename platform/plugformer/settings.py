@@ -129,11 +129,13 @@ class GenerateSettings:
 
     Args:
         prompt: what to go on with, or a list of such; `-` for all that stands on standard input. Nothing means from
-            the beginning of a document.
+            the beginning of a document. Where a run's task writes one sequence for another, what to write for: a text
+            or, of images and sounds, a file.
         prompts: a file of prompts, one a line or, if its name ends in .jsonl, under `prompt` in a JSON object a line;
             `-` for the lines of standard input.
         checkpoint: whose weights.
-        max_new_tokens: that may follow a prompt; null for 100, or fewer where the model has no more places.
+        max_new_tokens: that may follow a prompt; null for 100, or fewer where the model has no more places. Of a text
+            that is written for something else, null for those of the longest one that the model was trained to write.
         temperature: 0 always takes the likeliest token; 1 draws from the model's distribution, less sharpens it, more
             flattens it.
         top_k: tokens that may be drawn, the likeliest ones; null for all.
@@ -154,7 +156,7 @@ class GenerateSettings:
         compile: whether the step of one token is compiled by torch.compile; pays off for many tokens.
         accelerator: where the model runs.
         precision: of weights and of the arithmetic; null as they were saved.
-        draft: the directory of a smaller run of the same tokenizer, which proposes tokens that the model then accepts
+        draft: the directory of a smaller run of the same tokenizers, which proposes tokens that the model then accepts
             or not (speculative decoding); the texts are as likely as without it.
         draft_tokens: that the draft proposes at a time.
         stream: whether text is shown as it comes; null if there is one text and it goes to a terminal.

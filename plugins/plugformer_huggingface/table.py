@@ -2,7 +2,7 @@
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -15,7 +15,8 @@ from plugformer_huggingface.places import Places, read_places, write_places
 EMBEDDING = "trunk.embedding.lookup"
 POSITIONS = "trunk.backbone.position.tables.0.0"
 UNTIED = "task.output.linear"
-EXPAND = "trunk.backbone.blocks.0.feed_forward.expand.weight"
+# What a composition means where it leaves a part out.
+OPEN = {"cross_attention": {"name": "full"}}
 
 
 class TableFamily(Family):
@@ -24,9 +25,11 @@ class TableFamily(Family):
         title: what people call such a model.
         architecture: its class with a language model's head, in transformers.
         prefix: what the names of its base model's tensors begin with, unless a file holds the base model alone.
-        fixed: by kind, what a run must say to be such a model, whatever its size.
+        fixed: by kind, what a run must say to be such a model, whatever its size; of several names it may say any.
         same: options of ours and of theirs that have the same value.
         activation, hidden: their options for the feed-forward's activation and the width of its hidden layer.
+        sizes: further options of theirs that are numbers.
+        expand: our feed-forward's first matrix in the first block.
         dropout: their options for dropout and ours.
         silent: what config.json means where it says nothing.
         demanded: what config.json must say if it says anything, because ours can't be otherwise.
@@ -39,6 +42,8 @@ class TableFamily(Family):
     same: ClassVar[Mapping[str, str]]
     activation: ClassVar[str] = "hidden_act"
     hidden: ClassVar[str] = "intermediate_size"
+    sizes: ClassVar[Sequence[str]] = ()
+    expand: ClassVar[str] = "trunk.backbone.blocks.0.feed_forward.expand.weight"
     dropout: ClassVar[Mapping[str, str]]
     silent: ClassVar[Mapping[str, Any]] = {}
     demanded: ClassVar[Mapping[str, Any]] = {}
@@ -60,8 +65,12 @@ class TableFamily(Family):
             kind, _, option = ours.partition(".")
             made[kind][option] = said[theirs]
         made["feed_forward"]["expansion"] = said[self.hidden] / said[self.same["backbone.dim"]]
-        made["feed_forward"]["activation"] = activation_of(said[self.activation], where=self.activation)
+        made["feed_forward"] |= self.feed_forward(said)
         return made
+
+    def feed_forward(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        """What their name of the activation says of our feed-forward."""
+        return {"activation": activation_of(said[self.activation], where=self.activation)}
 
     def said(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Their config.json with what it means where it is silent.
@@ -70,19 +79,25 @@ class TableFamily(Family):
             UserError: it says what ours can't be, or not enough.
         """
         said = {**self.silent, **{key: value for key, value in config.items() if value is not None}}
-        problems = [
-            f"{key}={_written(said[key])}: ours has {_written(value)}"
-            for key, value in self.demanded.items()
-            if said.get(key, value) != value
-        ]
-        for key in dict.fromkeys([*self.same.values(), self.hidden]):
-            if not isinstance(said.get(key), int | float):
-                problems.append(f"{key}={_written(said.get(key))}: expected a number")
-            elif said[key] <= 0 and not isinstance(said[key], bool):
-                problems.append(f"{key}={_written(said[key])}: must be more than 0")
+        problems = list(self.wrong_values(said)) or list(self.problems(said))
         if problems:
             raise UserError("\n  ".join([f"config.json: no {self.title} that a model of ours can be.", *problems]))
         return said
+
+    def wrong_values(self, said: Mapping[str, Any]) -> Iterator[str]:
+        """What a single option says that it can't, one at a time."""
+        for key, value in self.demanded.items():
+            if said.get(key, value) != value:
+                yield f"{key}={_written(said[key])}: ours has {_written(value)}"
+        for key in dict.fromkeys([*self.same.values(), self.hidden, *self.sizes]):
+            if not isinstance(said.get(key), int | float):
+                yield f"{key}={_written(said.get(key))}: expected a number"
+            elif said[key] <= 0 and not isinstance(said[key], bool):
+                yield f"{key}={_written(said[key])}: must be more than 0"
+
+    def problems(self, said: Mapping[str, Any]) -> Iterator[str]:
+        """What options say together that ours can't be, where each is a value that it can have."""
+        yield from ()
 
     def read(self, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
         if not any(name.startswith(self.prefix) for name in weights):  # the base model alone
@@ -104,7 +119,7 @@ class TableFamily(Family):
 
     def form(self, config: Mapping[str, Any], tokens: TokenSpec, weights: Mapping[str, Tensor]) -> dict[str, Any]:
         reasons = list(self.reasons(config, tokens))
-        reasons = reasons or [_missing(name) for name in (f"{EMBEDDING}.weight", EXPAND) if name not in weights]
+        reasons = reasons or [_missing(name) for name in (f"{EMBEDDING}.weight", self.expand) if name not in weights]
         made: dict[str, Any] = {}
         if not reasons:
             made = self.their_config(config, tokens, weights)
@@ -120,12 +135,13 @@ class TableFamily(Family):
         if tokens.vocab_size is None or len(tokens.grid.axes) != 1:
             yield f"tokenizer={config['tokenizer']['name']}: {self.title} has discrete tokens in a line"
         for kind, node in self.fixed.items():
-            its = _shortest(config[kind])
-            if its["name"] != node["name"]:
-                yield f"{kind}={its['name']}: {self.title} has {kind}={node['name']}"
+            its = _shortest(config.get(kind, OPEN.get(kind)))
+            names = [node["name"]] if isinstance(node["name"], str) else node["name"]
+            if its["name"] not in names:
+                yield f"{kind}={its['name']}: {self.title} has {' or '.join(f'{kind}={name}' for name in names)}"
                 continue
             for option, value in node.items():
-                if its[option] != value:
+                if option != "name" and its[option] != value:
                     place = f"{kind}.{option}"
                     yield f"{place}={_written(its[option])}: {self.title} has {place}={_written(value)}"
         for theirs in dict.fromkeys(self.same.values()):
@@ -145,8 +161,8 @@ class TableFamily(Family):
             "model_type": min(self.model_types),
             "dtype": str(table.dtype).removeprefix("torch."),
             "vocab_size": table.shape[0],
-            self.hidden: weights[EXPAND].shape[0],
-            self.activation: name_of(config["feed_forward"]["activation"]),
+            self.hidden: weights[self.expand].shape[0],
+            self.activation: self.their_feed_forward(config["feed_forward"]),
             **{f"{role}_token_id": tokens.specials.get(role) for role in ("bos", "eos", "pad")},
             **self.demanded,
         }
@@ -154,6 +170,10 @@ class TableFamily(Family):
             kind, _, option = ours.partition(".")
             made[theirs] = config[kind][option]
         return made
+
+    def their_feed_forward(self, node: Mapping[str, Any]) -> str:
+        """Their name of the activation of our feed-forward."""
+        return name_of(node["activation"])
 
     def write(self, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
         return write_places(weights, self.places(self.said(config)))

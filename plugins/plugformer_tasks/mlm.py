@@ -195,7 +195,7 @@ class Hidden(Targets):
     def __init__(
         self, *, tokens: TokenSpec, share: float, mask_share: float, random_share: float, whole_words: bool
     ) -> None:
-        self.specials = sorted(set(tokens.specials.values()))
+        self.specials = sorted({*tokens.specials.values(), *tokens.sentinels})
         self.mask = tokens.specials.get("mask", 0)
         self.num_ordinary = (tokens.vocab_size or 0) - len(self.specials)
         self.share = share

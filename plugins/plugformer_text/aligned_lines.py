@@ -23,7 +23,7 @@ class SideBySide(NamedTuple):
 
 
 class AlignedLines(Rows):
-    """A row's `text` is a line of a source file, its `target` that of the target file.
+    """A row's `source` is a line of a source file, its `target` that of the target file.
 
     Lines end in `\\n` or `\\r\\n`, and in nothing else, so that both files are counted as other tools count them.
 
@@ -44,7 +44,7 @@ class AlignedLines(Rows):
         self.files = files
         self.drawing = drawing
         self.bad_lines = bad_lines
-        self.columns = {"text": "source", "target": "target"} | ({"split": "source"} if len(files) > 1 else {})
+        self.columns = {"source": "source", "target": "target"} | ({"split": "source"} if len(files) > 1 else {})
 
     @property
     def where(self) -> str:
@@ -56,7 +56,10 @@ class AlignedLines(Rows):
     @cached_property
     def rows(self) -> list[Row]:
         pairs = [pair for split, sides in self.files.items() for pair in _pairs(split, sides)]
-        names = [source.name for _, source, _ in pairs]
+        sources = [source for _, source, _ in pairs]
+        twice = sorted({str(source) for source in sources if sources.count(source) > 1})
+        refuse("data.source: files that stand there twice", twice, "Name each once; val_source and test_source count.")
+        names = [source.name for source in sources]
         rows, unread, bad = [], [], []
         for split, source, target in pairs:
             name = source.name if names.count(source.name) == 1 else str(source)
@@ -69,7 +72,7 @@ class AlignedLines(Rows):
                 if problem:
                     bad.append(problem)
                     continue
-                values = {"text": text, "target": translation}
+                values = {"source": text, "target": translation}
                 id_ = f"{name}:{line}"
                 rows.append(Row(id=id_, file=source, line=line, values=values, group=id_, split=split))
         refuse(f"{self.where}: files that can't be used", unread, "Line n of one must go with line n of the other.")

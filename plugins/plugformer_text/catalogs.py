@@ -3,22 +3,21 @@
 import codecs
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from gettext import c2py
-from itertools import pairwise
 from pathlib import Path
 from struct import error as StructError
 from typing import Any, Literal, NamedTuple
 
-import polib
+import polib  # type: ignore[import-untyped]
 
 from plugformer.data.files import unreadable
 from plugformer.errors import UserError
 
 Reason = Literal["fuzzy", "obsolete", "untranslated"]
 _CODE = re.compile(r"[a-z]{2,3}(?:[_-][A-Za-z0-9]{2,8})*(?:@\w+)?")
-_LANGUAGE = re.compile(rb'^"?Language:[ \t]*([A-Za-z0-9_@.-]+)', re.MULTILINE)
-_CHARSET = re.compile(rb"charset=([^\s\\\"]+)")
+_LANGUAGE = re.compile(rb'(?:^"?|\0)Language:[ \t]*([A-Za-z0-9_@.-]+)', re.MULTILINE)
+_CHARSET = re.compile(rb'Content-Type:[^\n]*charset=([^\s\\"]+)')
 _SYNTAX = re.compile(r'(?:#~\s+)?(?:msg(?:ctxt|id|id_plural|str(?:\[\d\])?)\s*)?"(?:[^"\\]|\\.)*"')
 _MANY = range(2, 200)  # counts that tell which plural form most numbers take
 
@@ -79,17 +78,15 @@ def read_catalog(path: Path) -> Iterator[Message]:
     """
     data = _read(path)
     charset = _charset(path, data)
+    written = path.suffix != ".mo"
+    if written:
+        _check_syntax(path, data, charset)
     try:
-        if path.suffix == ".mo":
-            catalog: Any = polib.mofile(str(path), encoding=charset)
-        else:
-            _check_syntax(path, data, charset)
-            catalog = polib.pofile(str(path), encoding=charset)
+        catalog: Any = (polib.pofile if written else polib.mofile)(str(path), encoding=charset)
     except (OSError, ValueError, IndexError, StructError) as error:
-        line = re.search(r"\(line (\d+)\)(?:: (.*))?", str(error))
-        if line:
-            raise UserError(f"{path}:{line[1]}: not a catalog ({line[2] or 'nothing of this kind may follow'}).") from None
-        raise UserError(f"{path}: not a catalog ({error}).") from None
+        line = re.search(r"\(line (\d+)\)(?:: (.*))?", str(error))  # polib's own words for where and why
+        where, why = (f"{path}:{line[1]}", line[2] or "no such line may stand here") if line else (path, error)
+        raise UserError(f"{where}: not a catalog ({why}).") from None
     one, many = _forms(path, data, catalog)
     for number, entry in enumerate(catalog, 1):
         yield _message(entry, getattr(entry, "linenum", None) or number, one, many)
@@ -143,7 +140,9 @@ def _check_syntax(path: Path, data: bytes, charset: str) -> None:
         try:
             line = raw.decode(charset).removeprefix("\ufeff").strip()
         except UnicodeDecodeError as error:
-            raise UserError(f"{path}:{number}: not {charset}; byte {error.start} is 0x{raw[error.start]:02x}.") from None
+            raise UserError(
+                f"{path}:{number}: not {charset}; byte {error.start} is 0x{raw[error.start]:02x}."
+            ) from None
         comment = line.startswith("#") and not re.match(r"#~\s+[m\"]", line)
         if line and not comment and not _SYNTAX.fullmatch(line):
             raise UserError(f"{path}:{number}: not a catalog; a line is msgid, msgstr … and a text in quotes: {line}")
@@ -156,7 +155,8 @@ def _forms(path: Path, data: bytes, catalog: Any) -> tuple[int, int]:
         UserError: there are plural forms, and their rule is broken.
     """
     rule = catalog.metadata.get("Plural-Forms")
-    forms = [number for entry in catalog if entry.msgid_plural for number in entry.msgstr_plural]
+    plurals = (entry.msgstr_plural for entry in catalog if entry.msgid_plural)
+    forms = [number for texts in plurals for number, text in texts.items() if text]
     if not forms:
         return 0, 0
     if rule is None:

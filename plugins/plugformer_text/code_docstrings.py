@@ -135,13 +135,10 @@ def _without_docstring(node: Function, lines: list[bytes]) -> str:
     after = lines[docstring.end_lineno - 1][docstring.end_col_offset :].lstrip(b" ;")
     rest = [before + after, *lines[docstring.end_lineno : node.end_lineno]]
     kept = [*lines[first : docstring.lineno - 1], *dropwhile(_is_blank, rest)]
-    return "\n".join(_outdented(line.decode(), node.col_offset) for line in kept)
+    texts = (line.decode() for line in kept)
+    # Lines of a text in quotes may be indented less.
+    return "\n".join(text[min(node.col_offset, len(text) - len(text.lstrip(" "))) :] for text in texts)
 
 
 def _is_blank(line: bytes) -> bool:
     return not line.strip()
-
-
-def _outdented(line: str, width: int) -> str:
-    """Without so much of its indentation; lines of a text in quotes may have less."""
-    return line[min(width, len(line) - len(line.lstrip(" "))) :]

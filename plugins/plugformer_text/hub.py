@@ -16,9 +16,11 @@ from plugformer.data.splits import SPLITS
 from plugformer.errors import UserError, unknown
 from plugformer.interfaces import DataSource, DataSpec, Sample, Split, UnreadSamples
 from plugformer_text.hub_audio import check_clips, digest, load_dataset, stored, undecoded
+from plugformer_text.hub_columns import column_names, select, value
 
 USUAL_NAMES: Mapping[Split, tuple[str, ...]] = {"val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 DRAW = "draw"
+_UNSENT = {"_rows", "_splits", "_taken", "_texts"}
 
 
 class _Row(NamedTuple):
@@ -38,13 +40,17 @@ class _Row(NamedTuple):
 class Hub(DataSource):
     """A data set of the Hugging Face hub, or a folder that `datasets` has saved or can load. Needs datasets.
 
-    Rows whose text is empty, or that have no audio, are left out. Audio is decoded by soundfile.
+    Rows whose text or target is empty, or that have no audio, are left out. Audio is decoded by soundfile. What stands
+    inside of a column has its name after a dot: translation.en of {"translation": {"en": …, "de": …}}.
 
     Args:
         dataset: its name, as in stanfordnlp/imdb, or the path of a folder.
         config: which of its configurations, where it has several.
         revision: the branch, tag or commit that is loaded, so that it stays what it is.
-        text_column: whose text a sample is or, with audio, what is said in it; null for audio without text.
+        text_column: whose text a sample is or, with audio and without a target_column, what is said in it; null for
+            audio without text.
+        target_column: whose text is to be written for a sample's text or audio, such as its translation; none by
+            default.
         audio_column: whose audio a sample is: of type Audio, or what files hold, or their paths; none by default.
         label_column: whose values are the classes; none by default.
         group_column: rows of one value never stand in two drawn splits; by default, rows of one text, or of one
@@ -70,6 +76,7 @@ class Hub(DataSource):
         config: str | None = None,
         revision: str | None = None,
         text_column: str | None = "text",
+        target_column: str | None = None,
         audio_column: str | None = None,
         label_column: str | None = None,
         group_column: str | None = None,
@@ -89,7 +96,13 @@ class Hub(DataSource):
         self.revision = revision
         if text_column is None and audio_column is None:
             raise UserError("data.text_column=null: name a column of text, or one of audio with data.audio_column.")
-        columns = {"text": text_column, "audio": audio_column, "label": label_column, "group": group_column}
+        columns = {
+            "text": text_column,
+            "target": target_column,
+            "audio": audio_column,
+            "label": label_column,
+            "group": group_column,
+        }
         self.columns = {role: column for role, column in columns.items() if column is not None}
         self.names: dict[Split, str | None] = {"train": train_split, "val": val_split, "test": test_split}
         self.drawing = Drawing(val_fraction=val_fraction, test_fraction=test_fraction, seed=split_seed)
@@ -98,15 +111,20 @@ class Hub(DataSource):
 
     @property
     def spec(self) -> DataSpec:
+        keys = frozenset({"id", *map(self._key, self.columns)})
         if "audio" not in self.columns:
-            return DataSpec(frozenset({"id", *self.columns}), labels=self._labels)
-        keys = {"target_text" if role == "text" else role for role in ("id", *self.columns)}
+            return DataSpec(keys, labels=self._labels)
         rate = getattr(self._tables["train"].features[self.columns["audio"]], "sampling_rate", None)
-        return DataSpec(frozenset(keys), labels=self._labels, rate=rate)
+        return DataSpec(keys, labels=self._labels, rate=rate)
+
+    def _key(self, role: str) -> str:
+        """Of a sample, under which a column's values stand."""
+        written = role == "target" or (role == "text" and "audio" in self.columns and "target" not in self.columns)
+        return "target_text" if written else role
 
     def __getstate__(self) -> dict[str, Any]:
         """For a loader's workers: without the record of all rows."""
-        return {name: value for name, value in vars(self).items() if name not in ("_rows", "_splits", "_taken")}
+        return {name: value for name, value in vars(self).items() if name not in _UNSENT}
 
     # ------------------------------------------------------------------------------------------ loading
 
@@ -155,12 +173,14 @@ class Hub(DataSource):
 
     def _check_columns(self, table: Any) -> None:
         for role, column in self.columns.items():
-            if column not in table.features:
+            of_text = role not in ("audio", "label")
+            known = list(column_names(table.features, _datasets()) if of_text else table.features)
+            if column not in known:
                 without = "; data.text_column=null does without" if role == "text" and "audio" in self.columns else ""
                 raise unknown(
                     f"data.{role}_column={column}: {self.dataset} has no such column{without}",
                     column,
-                    table.features,
+                    known,
                     "Its columns",
                 )
 
@@ -187,24 +207,24 @@ class Hub(DataSource):
         return {split: list(self._read_rows(table)) for split, table in self._tables.items()}
 
     def _read_rows(self, table: Any) -> Iterator[_Row]:
-        for number, row in enumerate(table.select_columns(list(self.columns.values()))):
+        for number, row in enumerate(select(table, self.columns.values())):
             if self.has_content(row):
                 label = row[self.columns["label"]] if "label" in self.columns else None
                 yield _Row(number, self._group(row), label)
 
     def _group(self, row: Mapping[str, Any]) -> str:
         if "group" in self.columns:
-            return str(row[self.columns["group"]])
+            return str(value(row, self.columns["group"]))
         if "audio" in self.columns:
             return digest(row[self.columns["audio"]])
-        return _digest(alike(row[self.columns["text"]]))
+        return _digest(alike(value(row, self.columns["text"])))
 
     def has_content(self, row: Mapping[str, Any]) -> bool:
         """
         Raises:
             UserError: something else stands where audio should.
         """
-        if "text" in self.columns and not _has_text(row[self.columns["text"]]):
+        if not all(_has_text(value(row, self.columns[role])) for role in ("text", "target") if role in self.columns):
             return False
         try:
             return "audio" not in self.columns or stored(row[self.columns["audio"]]) is not None
@@ -256,8 +276,7 @@ class Hub(DataSource):
 
     def sample(self, row: Mapping[str, Any], where: str) -> Sample:
         sample = Sample(id=where)
-        if "text" in self.columns:
-            sample["target_text" if "audio" in self.columns else "text"] = row[self.columns["text"]]
+        self._write(sample, row)
         if "audio" in self.columns:
             found = stored(row[self.columns["audio"]])
             assert found is not None, "rows without audio are left out"
@@ -267,6 +286,18 @@ class Hub(DataSource):
         if "label" in self.columns:
             sample["label"] = self._label(row[self.columns["label"]])
         return sample
+
+    def _write(self, sample: Any, row: Mapping[str, Any]) -> None:
+        """A row's texts into a sample."""
+        for role in ("text", "target"):
+            if role in self.columns:
+                sample[self._key(role)] = value(row, self.columns[role])
+
+    @cached_property
+    def _texts(self) -> dict[Split, Any]:
+        """The given splits without audio."""
+        columns = [self.columns[role] for role in ("text", "target") if role in self.columns]
+        return {split: select(table, columns) for split, table in self._tables.items()}
 
     def verify(self) -> None:
         if "audio" in self.columns and not self.streaming:
@@ -336,6 +367,8 @@ class _Rows(UnreadSamples):
         known: Sample = {"id": f"{given}:{number}"}
         if self.source.spec.labels:
             known["label"] = self.source._label(self.rows[index].label)
+        if "target_text" in self.source.spec.keys:
+            self.source._write(known, self.source._texts[given][number])
         return known
 
     def _place(self, index: int) -> tuple[Split, int]:
@@ -362,7 +395,10 @@ class _Stream(Iterable[Sample]):
 
 
 def _content(sample: Sample) -> Iterator[bytes | str]:
-    yield sample["target_text"] if "target_text" in sample else sample.get("text", "")
+    written = sample.get("target_text")
+    yield sample.get("text", "") if written is None else written
+    if written is not None and "text" in sample:
+        yield sample["text"]
     if "audio" in sample:
         yield str(sample["audio"].rate)
         yield sample["audio"].waveform.numpy().tobytes()

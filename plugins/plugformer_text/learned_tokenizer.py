@@ -33,6 +33,8 @@ class LearnedTokenizer(TextTokenizer):
             ones cut. `fill`: all documents end to end, cut into equal blocks. `stream`: the same without boundaries.
         bos: whether a special token stands at a document's front; BERT calls it cls.
         eos: whether a special token stands at a document's end; BERT calls it sep.
+        sentinels: special tokens that no text becomes, to stand for what a task takes out of it, as in T5; to a `file`
+            or `from_run` that has none they are added.
         file: a tokenizer.json of the tokenizers library or Hugging Face, to use instead of learning.
         from_run: a run directory whose tokenizer to use instead of learning.
 
@@ -56,6 +58,7 @@ class LearnedTokenizer(TextTokenizer):
         packing: Literal["none", "fit", "fill", "stream"] = "none",
         bos: bool = True,
         eos: bool = True,
+        sentinels: int = 0,
         file: Path | None = None,
         from_run: Path | None = None,
     ) -> None:
@@ -66,6 +69,7 @@ class LearnedTokenizer(TextTokenizer):
             packing=packing,
             bos=bos,
             eos=eos,
+            sentinels=sentinels,
         )
         of_learning = {
             "vocab_size": vocab_size,
@@ -95,8 +99,15 @@ class LearnedTokenizer(TextTokenizer):
         if self.file is not None or self.from_run is not None:
             self._use_trained()
             return
-        specials = {role: self.vocab_size - len(ROLES) + place for place, role in enumerate(ROLES)}
-        self._assumed = (self.vocab_size, specials if self.unk is None else specials | {"unk": 0})
+        pieces, behind = self.vocab_size - self._num_special, self.vocab_size - self.num_sentinels
+        specials = {role: pieces + place for place, role in enumerate(ROLES)}
+        sentinels = range(behind, self.vocab_size)
+        self._assumed = (self.vocab_size, specials if self.unk is None else specials | {"unk": 0}, sentinels)
+
+    @property
+    def _num_special(self) -> int:
+        """Tokens behind the pieces of text."""
+        return len(ROLES) + self.num_sentinels
 
     def fit(self, samples: Iterable[Sample]) -> None:
         if self.file is not None or self.from_run is not None:
@@ -105,7 +116,8 @@ class LearnedTokenizer(TextTokenizer):
         texts = [text_of(sample) for sample in samples]
         if not any(text.strip() for text in texts):
             raise UserError(f"tokenizer.vocab_size={self.vocab_size}: there is no training text to learn from.")
-        vocabulary = Vocabulary.learned(self._learn(texts, self.vocab_size - len(ROLES)), unk=self.unk)
+        library = self._learn(texts, self.vocab_size - self._num_special)
+        vocabulary = Vocabulary.learned(library, unk=self.unk, sentinels=self.num_sentinels)
         if vocabulary.size < self.vocab_size:
             raise UserError(
                 f"tokenizer.vocab_size={self.vocab_size}: the training text fills only {vocabulary.size}, with "
@@ -123,7 +135,7 @@ class LearnedTokenizer(TextTokenizer):
         Raises:
             UserError: the vocabulary has no room for all the pieces that it can't do without.
         """
-        least = pieces + len(ROLES)
+        least = pieces + self._num_special
         if least > self.vocab_size:
             more = "" if self.unk is None else ", or a greater tokenizer.min_frequency for fewer characters"
             raise UserError(
@@ -136,7 +148,14 @@ class LearnedTokenizer(TextTokenizer):
             path, where = RunDir.open(self.from_run).tokenizer / "tokenizer.json", f"tokenizer.from_run={self.from_run}"
         else:
             path, where = Path(str(self.file)), f"tokenizer.file={self.file}"
-        self.use(Vocabulary.read(path, where=where), where=where)
+        vocabulary = Vocabulary.read(path, where=where)
+        if self.num_sentinels and len(vocabulary.sentinels) not in (0, self.num_sentinels):
+            raise UserError(
+                f"tokenizer.sentinels={self.num_sentinels}: {where} has {len(vocabulary.sentinels)} of its own. "
+                "Leave it out."
+            )
+        lacking = self.num_sentinels - len(vocabulary.sentinels)
+        self.use(vocabulary.with_sentinels(lacking) if lacking > 0 else vocabulary, where=where)
 
     def use(self, vocabulary: Vocabulary, *, where: str = "tokenizer") -> None:
         found = type(vocabulary.library.model).__name__

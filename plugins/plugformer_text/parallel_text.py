@@ -99,12 +99,12 @@ class ParallelText(PairSource):
                 paths=paths,
                 read=self._read,
                 columns={
-                    "text": source_column or "source",
+                    "source": source_column or "source",
                     "target": target_column or "target",
                     "group": group_column,
                     "split": split_column,
                 },
-                types={"text": str, "target": str},
+                types={"source": str, "target": str},
                 drawing=drawing,
                 bad_lines=bad_lines,
             )
@@ -149,11 +149,11 @@ class ParallelText(PairSource):
 
 
 def _key(row: Row) -> str:
-    return alike(row.values["text"])
+    return alike(row.values["source"])
 
 
 def _sample(row: Row) -> Sample:
-    return Sample(id=row.id, text=row.values["text"], target_text=row.values["target"], group=row.group)
+    return Sample(id=row.id, text=row.values["source"], target_text=row.values["target"], group=row.group)
 
 
 def _sides(options: Mapping[str, list[str] | None]) -> dict[Split, SideBySide]:
@@ -168,9 +168,7 @@ def _sides(options: Mapping[str, list[str] | None]) -> dict[Split, SideBySide]:
         given = {side: options[f"{prefix}{side}"] for side in SideBySide._fields}
         for side, other in (("source", "target"), ("target", "source")):
             if given[side] and not given[other]:
-                raise UserError(
-                    f"data.{prefix}{side}={given[side]}: and what goes with it? Set data.{prefix}{other}."
-                )
+                raise UserError(f"data.{prefix}{side}={given[side]}: and what goes with it? Set data.{prefix}{other}.")
         if given["source"] and given["target"]:
             sides[split] = SideBySide(given["source"], given["target"])
     return sides

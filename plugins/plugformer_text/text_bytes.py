@@ -25,6 +25,7 @@ class TextBytes(TextTokenizer):
             ones cut. `fill`: all documents end to end, cut into equal blocks. `stream`: the same without boundaries.
         bos: whether a special token stands at a document's front.
         eos: whether a special token stands at a document's end.
+        sentinels: special tokens that no text becomes, to stand for what a task takes out of it, as in T5.
 
     Raises:
         UserError: numbers that can't be.
@@ -43,6 +44,7 @@ class TextBytes(TextTokenizer):
         packing: Literal["none", "fit", "fill", "stream"] = "none",
         bos: bool = True,
         eos: bool = True,
+        sentinels: int = 0,
     ) -> None:
         super().__init__(
             max_length=max_length,
@@ -51,6 +53,7 @@ class TextBytes(TextTokenizer):
             packing=packing,
             bos=bos,
             eos=eos,
+            sentinels=sentinels,
         )
         library = Tokenizer(models.BPE(vocab=_alphabet(), merges=[]))
         steps = normaliser(normalisation, lowercase=lowercase)
@@ -58,7 +61,7 @@ class TextBytes(TextTokenizer):
             library.normalizer = steps
         library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         library.decoder = decoders.ByteLevel()
-        self.use(Vocabulary.learned(library))
+        self.use(Vocabulary.learned(library, sentinels=sentinels))
 
     def assume(self, data: DataSpec) -> None:
         """Nothing depends on the data."""

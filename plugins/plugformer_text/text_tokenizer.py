@@ -27,6 +27,7 @@ class TextTokenizer(Tokenizer):
         pad_to_multiple: padded sequences have a multiple of this many tokens; divides `max_length`.
         packing: how documents share sequences, see Packed; `none` for one document in each.
         bos, eos: whether a special token stands at a document's front, and at its end.
+        sentinels: special tokens that no text becomes, to stand for what is taken out of it.
 
     Raises:
         UserError: numbers that can't be.
@@ -44,7 +45,10 @@ class TextTokenizer(Tokenizer):
         packing: Packing,
         bos: bool,
         eos: bool,
+        sentinels: int,
     ) -> None:
+        if sentinels < 0:
+            raise UserError(f"tokenizer.sentinels={sentinels}: must not be negative.")
         self.around = [role for role, wanted in (("bos", bos), ("eos", eos)) if wanted]
         if max_length < len(self.around) + 1 + (packing != "none"):
             raise UserError(
@@ -65,8 +69,9 @@ class TextTokenizer(Tokenizer):
         self.truncation = truncation
         self.pad_to_multiple = pad_to_multiple
         self.packing: Packing = packing
+        self.num_sentinels = sentinels
         self._vocabulary: Vocabulary | None = None
-        self._assumed: tuple[int, dict[str, int]] | None = None
+        self._assumed: tuple[int, dict[str, int], Sequence[int]] | None = None
 
     # ------------------------------------------------------------------------------------------ vocabulary
 
@@ -98,8 +103,8 @@ class TextTokenizer(Tokenizer):
     @property
     def spec(self) -> TokenSpec:
         assert self._vocabulary or self._assumed, "neither fitted nor assumed"
-        known = self._vocabulary
-        size, specials = (known.size, known.specials) if known else self._assumed or (0, {})
+        known, assumed = self._vocabulary, self._assumed or (0, {}, ())
+        size, specials, sentinels = (known.size, known.specials, known.sentinels) if known else assumed
         return TokenSpec(
             Grid(("position",), (self.max_length,)),
             vocab_size=size,
@@ -108,6 +113,8 @@ class TextTokenizer(Tokenizer):
             packs=self.packing != "none",
             segments=self.packing in ("fit", "fill"),
             words=True,
+            sentinels=tuple(sentinels),
+            around=frozenset(self.around),
         )
 
     def save(self, folder: Path) -> None:
@@ -217,7 +224,8 @@ class TextTokenizer(Tokenizer):
 
     def example(self) -> Features:
         spec, length = self.spec, self.max_length
-        ordinary = next(number for number in range(len(spec.specials) + 1) if number not in spec.specials.values())
+        special = {*spec.specials.values(), *spec.sentinels}
+        ordinary = next(number for number in range(len(special) + 1) if number not in special)
         every = torch.arange(length)
         features = {"ids": torch.full_like(every, ordinary), "words": every, "bytes": torch.ones_like(every)}
         if spec.segments:

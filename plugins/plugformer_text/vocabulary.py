@@ -1,6 +1,7 @@
 """Text to numbers and back, by the `tokenizers` library, with special tokens that no text can become."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,6 +23,7 @@ _KNOWN = {
     "mask": ("<mask>", "[MASK]", "<|mask|>"),
 }
 _ALSO = {"bos": "cls", "eos": "sep"}  # BERT's words for what stands at the front and at the end
+_SENTINEL = re.compile(r"<+extra_id_(\d+) ?>+")  # T5's names, perhaps made unlike any text
 
 
 class Document(NamedTuple):
@@ -56,17 +58,19 @@ class Vocabulary:
         library: the tokenizer of the `tokenizers` library.
         specials: ids of special tokens by role. Text never becomes one of them, but for `unk`: their names are looked
             for in no text, and no piece of text has the number of one.
+        sentinels: ids of as many more of them, in their order, to stand for what is taken out of a text.
 
     Attributes:
         lossless: whether decoding gives back exactly what was encoded, whatever it was.
     """
 
-    def __init__(self, library: Tokenizer, specials: Mapping[str, int]) -> None:
+    def __init__(self, library: Tokenizer, specials: Mapping[str, int], sentinels: Sequence[int] = ()) -> None:
         library.no_truncation()
         library.no_padding()
         library.encode_special_tokens = True  # as the text they look like; saved nowhere by the library
         self.library = library
         self.specials = dict(specials)
+        self.sentinels = tuple(sentinels)
         self.size = library.get_vocab_size()
         settings = json.loads(library.to_str())
         self.lossless = (
@@ -75,23 +79,24 @@ class Vocabulary:
             and (settings["decoder"] or {}).get("type") == "ByteLevel"
         )
         self._widths = self._count_bytes(settings["added_tokens"]) if self.lossless else None
+        names = [str(library.id_to_token(number)) for number in self.sentinels]
+        self._shown = {name: in_reach(name) for name in names if " " in name}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self.library.to_str(), self.specials)
+        return _restore, (self.library.to_str(), self.specials, self.sentinels)
 
     @classmethod
-    def learned(cls, library: Tokenizer, *, unk: str | None = None) -> "Vocabulary":
-        """With new special tokens behind the pieces of text, under names that no piece has."""
-        names = {}
-        for role in ROLES:
-            names[role] = f"<{role}>"
-            while library.token_to_id(names[role]) is not None:
-                names[role] = f"<{names[role]}>"
-        library.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names.values()])
+    def learned(cls, library: Tokenizer, *, unk: str | None = None, sentinels: int = 0) -> "Vocabulary":
+        """With new special tokens behind the pieces of text, under names that no piece has; `sentinels` at the end."""
+        specials = dict(zip(ROLES, _add_special(library, ROLES), strict=True))
         if unk is not None:
-            names["unk"] = unk
-        vocabulary = library.get_vocab()
-        return cls(library, {role: vocabulary[name] for role, name in names.items()})
+            specials["unk"] = library.get_vocab()[unk]
+        return cls(library, specials, _add_sentinels(library, sentinels))
+
+    def with_sentinels(self, count: int) -> "Vocabulary":
+        """The same with as many behind all that it has, which are none."""
+        assert not self.sentinels, "it has sentinels"
+        return Vocabulary(self.library, self.specials, _add_sentinels(self.library, count))
 
     # ------------------------------------------------------------------------------------------ text
 
@@ -107,7 +112,10 @@ class Vocabulary:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these tokens; special tokens but those around and behind a text stand in it by name."""
         around = {self.specials[role] for role in ("pad", "bos", "eos") if role in self.specials}
-        return self.library.decode([each for each in ids if each not in around], skip_special_tokens=False)
+        text = self.library.decode([each for each in ids if each not in around], skip_special_tokens=False)
+        for name, shown in self._shown.items():
+            text = text.replace(name, shown)
+        return text
 
     def _document(self, text: str, encoding: Any) -> Document:
         ids = np.array(encoding.ids, dtype=np.int32)
@@ -171,7 +179,7 @@ class Vocabulary:
             specials.setdefault("pad", specials["eos"])
         model = content["model"]
         unk = library.token_to_id(model["unk_token"]) if model.get("unk_token") else model.get("unk_id")
-        return cls(library, specials if unk is None else specials | {"unk": unk})
+        return cls(library, specials if unk is None else specials | {"unk": unk}, _sentinels(library))
 
 
 def normaliser(normalisation: Normalisation, *, lowercase: bool) -> normalizers.Normalizer | None:
@@ -187,6 +195,11 @@ def normaliser(normalisation: Normalisation, *, lowercase: bool) -> normalizers.
 def out_of_reach(name: str) -> str:
     """A name for a piece of a unigram vocabulary that no text matches, since its spaces are replaced before."""
     return name if " " in name else f"{name[:-1]} {name[-1:]}"
+
+
+def in_reach(name: str) -> str:
+    """As it was before it was put out of reach."""
+    return name.replace(" ", "")
 
 
 def _out_of_reach(content: dict[str, Any]) -> dict[str, str]:
@@ -206,8 +219,32 @@ def _out_of_reach(content: dict[str, Any]) -> dict[str, str]:
     return renamed
 
 
-def _restore(library: str, specials: Mapping[str, int]) -> Vocabulary:
-    return Vocabulary(Tokenizer.from_str(library), specials)
+def _add_special(library: Tokenizer, words: Iterable[str]) -> list[int]:
+    """New special tokens called after these words, under names that no piece has; their ids."""
+    names = []
+    for word in words:
+        name = f"<{word}>"
+        while library.token_to_id(name) is not None:
+            name = f"<{name}>"
+        names.append(name)
+    library.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+    vocabulary = library.get_vocab()
+    return [vocabulary[name] for name in names]
+
+
+def _add_sentinels(library: Tokenizer, count: int) -> list[int]:
+    return _add_special(library, [f"extra_id_{number}" for number in range(count)])
+
+
+def _sentinels(library: Tokenizer) -> list[int]:
+    """Special tokens that are called as T5's are, in the order of their numbers."""
+    added = library.get_added_tokens_decoder().items()
+    named = [(_SENTINEL.fullmatch(token.content), number) for number, token in added if token.special]
+    return [number for _, number in sorted((int(name[1]), number) for name, number in named if name)]
+
+
+def _restore(library: str, specials: Mapping[str, int], sentinels: Sequence[int]) -> Vocabulary:
+    return Vocabulary(Tokenizer.from_str(library), specials, sentinels)
 
 
 def _name(token: Any) -> str | None:

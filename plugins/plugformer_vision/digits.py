@@ -9,10 +9,12 @@ from plugformer.data.fingerprint import fingerprint
 from plugformer.data.splits import split_by_label
 from plugformer.interfaces import DataSource, DataSpec, Sample, Split
 
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
 
 class Digits(DataSource):
     """Handwritten digits, 8 × 8 pixels in 17 shades of grey, white on black (Alpaydin and Kaynak 1998, UCI; the test
-    part, as scikit-learn ships it).
+    part, as scikit-learn ships it). Their text is the English word.
 
     Args:
         val_fraction: share of the samples that validation gets.
@@ -28,14 +30,14 @@ class Digits(DataSource):
     @property
     def spec(self) -> DataSpec:
         labels = tuple(map(str, range(10)))
-        return DataSpec(frozenset({"id", "image", "label"}), labels=labels, image=(1, 8, 8))
+        return DataSpec(frozenset({"id", "image", "label", "target_text"}), labels=labels, image=(1, 8, 8))
 
     @cached_property
     def _all(self) -> list[Sample]:
         digits = load_digits()
         images = torch.from_numpy(digits.images / 16 * 255).round().to(torch.uint8)[:, None]
         return [
-            {"id": f"digits/{number}", "image": image, "label": int(label)}
+            {"id": f"digits/{number}", "image": image, "label": int(label), "target_text": WORDS[label]}
             for number, (image, label) in enumerate(zip(images, digits.target, strict=True))
         ]
 

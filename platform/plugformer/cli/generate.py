@@ -1,4 +1,4 @@
-"""`plugformer generate RUN_DIR [prompt=…] [KEY=VALUE …]`: how a run's model goes on with prompts."""
+"""`plugformer generate RUN_DIR [prompt=…] [KEY=VALUE …]`: how a run goes on with prompts, or writes for them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 HELP = """usage: plugformer generate RUN_DIR [prompt=TEXT] [KEY=VALUE ...]
 
 Goes on with prompts, token by token. Of one text, the prompt and what follows it are printed as they come; of several,
-each with a line above it that says which it is and how it ended.
+each with a line above it that says which it is and how it ended. A run whose task writes one sequence for another, such
+as a translation, a transcript or a caption, writes a text for each prompt: a text or, of images and sounds, a file; the
+prompt isn't printed then.
 
   plugformer generate runs/gpt prompt='import os'
   plugformer generate runs/gpt prompt='def ' temperature=0.8 top_p=0.95 num_samples=3
   plugformer generate runs/gpt prompts=prompts.txt num_beams=4 json=true
   plugformer generate runs/gpt prompt=- stop=$'\\n\\n' draft=runs/small < beginning.py
+  plugformer generate runs/en_ko prompt='Add another' num_beams=4 num_samples=4
 
 A text is taken as it stands behind the equals sign; a list is written [one,'another, with a comma'].
 
@@ -47,10 +50,13 @@ def main(argv: list[str]) -> int:
     can_stream = not several and not settings.json and settings.num_beams == 1
     streams = settings.stream if settings.stream is not None else can_stream and sys.stdout.isatty()
 
-    from plugformer.generate import generate  # heavy: torch
+    from plugformer.assemble import load_config  # heavy: torch
+    from plugformer.generate import generate
+    from plugformer.generating import has_sources
 
     made = generate(path, prompts, settings, emit=_show if streams else None)
-    if streams:
+    goes_on = not has_sources(load_config(path))
+    if streams and goes_on:
         _show(prompts[0])
     for text in made:
         if streams:
@@ -58,7 +64,8 @@ def main(argv: list[str]) -> int:
         elif settings.json:
             print(json.dumps(_record(text), ensure_ascii=False), flush=True)
         else:
-            _print(text, _heading(text, settings, len(prompts)) if several else "")
+            heading = _heading(text, settings, len(prompts)) if several else ""
+            _print(text, heading, begun=text.prompt if goes_on else "")
         if text.proposed is not None:
             print(f"draft: {text.accepted} of {text.proposed} proposed tokens accepted", file=sys.stderr)
     return 0
@@ -72,10 +79,10 @@ def read(overrides: Sequence[str]) -> GenerateSettings:
     Raises:
         UserError: anything that is wrong with them, with the nearest names.
     """
-    return read_settings(GenerateSettings, overrides, "plugformer generate", read=_value)
+    return read_settings(GenerateSettings, overrides, "plugformer generate", read=read_option)
 
 
-def _value(text: str) -> Any:
+def read_option(text: str) -> Any:
     """Of KEY=VALUE: a text as it stands, all else in the notation of all commands."""
     key, equals, value = text.partition("=")
     is_text = key in TEXTS and bool(equals)
@@ -141,10 +148,10 @@ def _show(piece: str) -> None:
     print(piece, end="", flush=True)
 
 
-def _print(text: Generated, heading: str) -> None:
+def _print(text: Generated, heading: str, *, begun: str) -> None:
     if heading:
         print(f"== {heading}: {len(text.continuation.ids)} tokens, {text.continuation.ended}")
-    print(f"{text.prompt}{text.text}", flush=True)
+    print(f"{begun}{text.text}", flush=True)
 
 
 def _heading(text: Generated, settings: GenerateSettings, num_prompts: int) -> str:

@@ -40,6 +40,13 @@ def read_settings(
     Raises:
         UserError: an unknown option, one that is set twice, or a value that it can't have.
     """
+    return settings(**read_options(settings, texts, owner, read=read))
+
+
+def read_options(
+    settings: type[Any], texts: Iterable[str], owner: str, *, read: Callable[[str], Any] = read_value
+) -> dict[str, Any]:
+    """As `read_settings`: those that are set, and no others."""
     signature = read_class(settings)
     known = [*signature.parameters, "plugins"]
     values: dict[str, Any] = {}
@@ -51,7 +58,8 @@ def read_settings(
             raise UserError(f"{text}: {key} is set already.")
         values[key] = read(text)
     values.pop("plugins", None)
-    return settings(**check_options(signature, values, "", owner))
+    checked = check_options(signature, values, "", owner)
+    return {name: checked[name] for name in values}
 
 
 def type_and_default(option: Option, default: Any) -> str:

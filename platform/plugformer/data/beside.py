@@ -93,7 +93,7 @@ class Beside(Rows):
                 rows.append(self._row(name, fields))
             except UserError as error:
                 problems.append(f"{name}: {error}")
-        told = f"{self.where}: files without a text that can be used"
+        told = f"{self.where}: files that can't be used"
         if self.bad_files == "fail":
             refuse(told, problems, "Mend or remove them, or leave them out with data.bad_files=skip.")
         elif problems:
@@ -122,32 +122,44 @@ class Beside(Rows):
         return [path.relative_to(self.root).as_posix() for path in visible_files(self.root)]
 
     def _row(self, name: str, fields: Mapping[str, str]) -> Row:
-        file = self.root / _beside(self.text_file, name, fields)
-        line = self._line(file, fields)
+        text_file = _beside(self.text_file, name, fields)
+        line = self._line(text_file, fields)
         values = {"path": name, "text": line.text} | {role: fields[role] for role in _ROLES if role in fields}
         split: Split | None = as_split(fields["split"]) if "split" in fields else None
-        return Row(id=name, file=file, line=line.number, values=values, group=fields.get("group", name), split=split)
+        return Row(
+            id=name,
+            file=self.root / text_file,
+            line=line.number,
+            values=values,
+            group=fields.get("group", name),
+            split=split,
+        )
 
-    def _line(self, file: Path, fields: Mapping[str, str]) -> _Line:
+    def _line(self, name: str, fields: Mapping[str, str]) -> _Line:
         """
+        Args:
+            name: of a text's file, its path below the root.
+            fields: of the name of what it is the text of.
+
         Raises:
             UserError: no such file or line, or no text there.
         """
+        file = self.root / name
         if not file.is_file():
-            raise UserError(f"there is no {file}.")
+            raise UserError(f"there is no {name}.")
         lines = self._lines(file)
         found = list(self._candidates(lines, fields))
         if not found:
             raise UserError(
-                f"{file} has {len(lines)} lines, none of them like {self._said(fields)}."
+                f"{name} has {len(lines)} lines, none of them like {self._said(fields)}."
                 if isinstance(self.text_line, Template)
-                else f"{file} has {len(lines)} lines, data.text_line={self.text_line}."
+                else f"{name} has {len(lines)} lines, data.text_line={self.text_line}."
             )
         if len({line.text for line in found}) > 1:
             numbers = " and ".join(str(line.number) for line in found)
-            raise UserError(f"{file} has several lines like {self._said(fields)}: {numbers}.")
+            raise UserError(f"{name} has several lines like {self._said(fields)}: {numbers}.")
         if not found[0].text:
-            raise UserError(f"{file}:{found[0].number}: the text is empty.")
+            raise UserError(f"{name}:{found[0].number}: the text is empty.")
         return found[0]
 
     def _candidates(self, lines: list[str], fields: Mapping[str, str]) -> Iterator[_Line]:
@@ -187,7 +199,7 @@ class Beside(Rows):
 
     def _has_text(self, name: str, fields: Mapping[str, str]) -> bool:
         try:
-            return bool(self._line(self.root / name, fields))
+            return bool(self._line(name, fields))
         except UserError:
             return False
 

@@ -41,12 +41,14 @@ class FilesWithText(DataOfRows):
             text or one file don't.
         split_column: says `train`, `val` or `test` of each row; a split that it names nowhere is drawn from train.
         root: the folder at which relative paths start instead; or that holds all files, without a table.
-        file: without a table, what files are called, as in '{name}.wav' or '{name}_desc_es.ogg', in any folder of
-            root; or their path below it, as in '{group}/{name}.wav'. Fields group and split do what such columns do.
-        text_file: where the text of such a file stands, '{name}.txt' by default.
-        text_line: the number of its line there, from 1; or what that line is like, as in 'es.utf8={text}' or
-            '{name} {text}'; by default the text is all that stands there.
-        normalise: `letters` makes small letters and digits of texts, without punctuation; `none` leaves them so.
+        file: without a table, what files are called, as in "{name}.wav" or "{name}_desc_es.ogg", in any folder of
+            root; or their path below it, as in "{group}/{name}.wav". Fields group and split do what such columns do.
+            On the command line it takes both quotes: 'data.file="{name}.wav"'.
+        text_file: where the text of such a file stands, "{name}.txt" by default.
+        text_line: the number of its line there, from 1; or what that line is like, as in "es.utf8={text}" or
+            "{name} {text}"; by default the text is all that stands there.
+        normalise: `letters` makes small letters and digits of texts, without punctuation; `none` leaves them as they
+            are written.
         val_fraction: share of the files that validation gets, unless it is given.
         test_fraction: share of the files that the test gets, unless it is given.
         split_seed: decides which files.
@@ -120,7 +122,7 @@ class FilesWithText(DataOfRows):
             raise UserError(
                 f"data={self.kind}: set {'one' if paths is None else 'only one'} of data.paths, for tables that name "
                 "files and texts,\n  and data.file, for files beside their texts, as in data.root=clips "
-                "data.file='{name}.wav' data.text_file='{name}.txt'."
+                "'data.file=\"{name}.wav\"'."
             )
         super().__init__(rows=rows, root=root, bad_files=bad_files)
         self.normalise = normalise

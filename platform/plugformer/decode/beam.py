@@ -52,7 +52,7 @@ def beam_search(
     assert choice.greedy, "beams are compared, not drawn"
     assert num_samples <= num_beams, "more than are followed"
     batch, prompt = ids.shape
-    first = num_beams * torch.arange(batch, device=ids.device)[:, None]  # the row of each prompt's first beam
+    live = list(range(batch))  # the prompts that are followed
     rows = torch.arange(batch, device=ids.device).repeat_interleave(num_beams)
     logits = session.start(ids, valid)[rows]
     session.repeat(num_beams)
@@ -62,28 +62,36 @@ def beam_search(
     ended = [Ended(num_beams, length_penalty, early_stopping, room) for _ in range(batch)]
     for length in range(1, room + 1):
         precision = torch.promote_types(logits.dtype, torch.float32)
-        new = logits[:, -1].log_softmax(-1, dtype=precision)  # [batch * beams, vocab]
-        vocab = new.shape[1]
-        ahead = score.view(-1, 1) + choice.scores(new, ids, valid)
+        new = logits[:, -1].log_softmax(-1, dtype=precision)  # [live * beams, vocab]
         # Twice as many as are kept, since half of them may be ends, and of these only the better half counts.
-        score, place = ahead.view(batch, -1).topk(2 * num_beams)
-        nats = (nats.view(-1, 1) + new).view(batch, -1).gather(1, place)
-        rows, token = first + place // vocab, place % vocab
+        gained, token = choice.scores(new, ids, valid).topk(min(2 * num_beams, new.shape[1]))
+        score, place = (score[..., None] + gained.unflatten(0, score.shape)).flatten(1).topk(2 * num_beams)
+        beam, token = place // token.shape[1], token.view(len(live), -1).gather(1, place)
+        rows = num_beams * torch.arange(len(live), device=ids.device)[:, None] + beam
+        nats = nats.gather(1, beam) + new[rows, token]
         is_eos = token == (-1 if eos is None else eos)
-        over = (is_eos | (length == room)) & (score > -torch.inf)
-        for number, rank in over[:, :num_beams].nonzero().tolist():
-            at = number, rank
-            last = [] if is_eos[at] else [int(token[at])]
-            made = [*ids[rows[at], prompt:].tolist(), *last]
-            found = Continuation(made, nats[at].item(), "length" if last else "eos")
-            ended[number].add(found, score[at].item(), length)
+        over = ((is_eos | (length == room)) & (score > -torch.inf))[:, :num_beams].nonzero(as_tuple=True)
+        texts = torch.cat([ids[rows[over], prompt:], token[over][:, None]], 1).tolist()
+        for number, made, its_score, its_nats in zip(
+            over[0].tolist(), texts, score[over].tolist(), nats[over].tolist(), strict=True
+        ):
+            found = Continuation(made, its_nats, "length")
+            if made[-1] == eos:
+                found = Continuation(made[:-1], its_nats, "eos")
+            ended[live[number]].add(found, its_score, length)
         score, kept = score.masked_fill(is_eos, -torch.inf).topk(num_beams)
-        for each, best in zip(ended, score[:, 0].tolist(), strict=True):
-            each.close(best, length)
-        if length == room or not any(each.open for each in ended):
+        for number, best in zip(live, score[:, 0].tolist(), strict=True):
+            ended[number].close(best, length)
+        going = [place for place, number in enumerate(live) if ended[number].open]
+        if length == room or not going:
             break
-        nats, rows, token = nats.gather(1, kept), rows.gather(1, kept).view(-1), token.gather(1, kept).view(-1, 1)
-        session.select(rows, same_sources=True)
+        nats, rows, token = (each.gather(1, kept) for each in (nats, rows, token))
+        left = None
+        if session.drops(len(live) - len(going), of=len(live)):
+            left, live = torch.tensor(going, device=ids.device), [live[place] for place in going]
+            score, nats, rows, token = (each[left] for each in (score, nats, rows, token))
+        rows, token = rows.view(-1), token.view(-1, 1)
+        session.regroup(rows, left)
         ids = torch.cat([ids[rows], token], 1)
         valid = None if valid is None else torch.cat([valid[rows], torch.ones_like(token, dtype=torch.bool)], 1)
         logits = session.step(token)

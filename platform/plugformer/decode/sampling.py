@@ -39,7 +39,7 @@ def sample(
     batch = ids.shape[0]
     made = [Continuation(ids=[], score=0.0, ended="length") for _ in range(batch)]
     live = list(range(batch))  # the sequences that go on
-    place = torch.arange(batch, device=ids.device)  # of each of them in the session
+    rows, place = batch, torch.arange(batch, device=ids.device)  # of the session, and of each of them in it
     logits = session.start(ids, valid)[:, -1]
     for left in reversed(range(room)):
         logits = logits[place].to(torch.promote_types(logits.dtype, torch.float32))
@@ -55,13 +55,11 @@ def sample(
         if len(staying) < len(live):
             live, kept = [live[row] for row in staying], torch.tensor(staying, device=ids.device)
             drawn, ids, valid = drawn[kept], ids[kept], None if valid is None else valid[kept]
-            if session.cache == "fixed":  # its memory stays as large; what stands there of ended ones is never read
-                place = place[kept]
-            else:
-                session.select(kept)
-                place = torch.arange(len(live), device=ids.device)
+            place = place[kept]
+            if session.drops(rows - len(live), of=rows):
+                session.select(place)
+                rows, place = len(live), torch.arange(len(live), device=ids.device)
         ids = torch.cat([ids, drawn[:, None]], 1)
         valid = None if valid is None else F.pad(valid, (0, 1), value=True)
-        rows = batch if session.cache == "fixed" else len(live)
         logits = session.step(drawn.new_zeros(rows).index_copy(0, place, drawn)[:, None])[:, -1]
     return made

@@ -17,6 +17,8 @@ CacheKind = Literal["growing", "fixed", "none"]
 Logits = Float[Tensor, "batch new vocab"]
 COMPILED_STEPS = 64  # that may be told apart by their model and shapes; beyond these torch.compile raises an error
 
+DROPPED = 8  # a sequence in so many has to be done for the batch to go on without those that are
+
 
 class Session:
     """What a model says comes next, for a batch of sequences that only ever grow.
@@ -110,25 +112,42 @@ class Session:
         self.ids, self.positions = self.ids[:, :kept], self.positions[:, :kept]
         self.valid = None if self.valid is None else self.valid[:, :kept]
 
+    def drops(self, done: int, *, of: int) -> bool:
+        """Whether it pays to go on without so many sequences: what is remembered of the others is copied then.
+
+        Memory of a fixed size stays as large; what stands there of those that are done is never read.
+        """
+        return self.cache != "fixed" and done * DROPPED >= of
+
     @torch.inference_mode()
     def repeat(self, copies: int) -> None:
         """Go on with each sequence so many times, one copy after the other."""
-        memory = self.memory
-        rows = torch.arange(len(self.next), device=self.next.device).repeat_interleave(copies)
-        self.select(rows, same_sources=True)
-        self.memory = None if memory is None else memory.repeat(copies)
+        self.memory = None if self.memory is None else self.memory.repeat(copies)
+        self._select(torch.arange(len(self.next), device=self.next.device).repeat_interleave(copies))
 
     @torch.inference_mode()
-    def select(self, rows: Int[Tensor, "chosen"], *, same_sources: bool = False) -> None:
-        """Go on with these sequences, some perhaps several times.
+    def select(self, rows: Int[Tensor, "chosen"]) -> None:
+        """Go on with these sequences, some perhaps several times."""
+        self.memory = None if self.memory is None else self.memory.select(rows)
+        self._select(rows)
+
+    @torch.inference_mode()
+    def regroup(self, rows: Int[Tensor, "chosen"], groups: Int[Tensor, "kept"] | None = None) -> None:
+        """Go on with these sequences, each of which takes the place of one of its own group: copies of one that were
+        made by `repeat`.
 
         Args:
-            rows: their numbers.
-            same_sources: whether each takes the place of one that was written for the same source.
+            rows: their numbers, in the order of their groups.
+            groups: the numbers of those that are left; None for all.
         """
+        if self.memory is not None and groups is not None:
+            copies = self.memory.copies
+            self.memory = self.memory.select(groups * copies).repeat(copies)
+        self._select(rows)
+
+    def _select(self, rows: Tensor) -> None:
+        """All but the memory of sources."""
         self.next = self.next[rows]
-        if self.memory is not None and not same_sources:
-            self.memory = self.memory.select(rows)
         if self.state is not None:
             self.state.select(rows)
             return

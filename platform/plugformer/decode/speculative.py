@@ -183,6 +183,11 @@ def check_goes_back(session: Session, whose: str) -> None:
     """
     if session.cache == "none":
         return
+    if not session.model.trunk.backbone.goes_back:
+        raise UserError(
+            f"draft: the {whose}'s decoder is recurrent, and can't take back tokens that were proposed and not "
+            "accepted.\n  Generate without a draft, set cache=none, or take a run whose decoder is a transformer."
+        )
     stuck = {type(each).__name__ for each in remembering(session.model) if each.capabilities.decoding == "state"}
     if stuck:
         raise UserError(

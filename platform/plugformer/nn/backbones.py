@@ -63,11 +63,11 @@ class Stack(Backbone):
         residual_init: Residual = "same",
     ) -> None:
         super().__init__()
-        _check_sizes(dim=dim, num_layers=num_layers, num_heads=num_heads)
+        check_sizes(dim=dim, num_layers=num_layers, num_heads=num_heads)
         if num_registers < 0:
             raise UserError(f"backbone.num_registers={num_registers}: must be at least 0.")
         embedding_dropout = dropout if embedding_dropout is None else embedding_dropout
-        _check_probabilities(dropout=dropout, embedding_dropout=embedding_dropout)
+        check_probabilities(dropout=dropout, embedding_dropout=embedding_dropout)
         self.dim, self.num_layers = dim, num_layers
         self.scheme = Scheme(init, residual_init, num_branches=2 * num_layers)
         head_dim = divide_heads(dim, num_heads)
@@ -148,13 +148,21 @@ class PrefixLM(Stack):
     causal: ClassVar[bool] = True
 
 
-def _check_sizes(**sizes: int) -> None:
+def check_sizes(**sizes: int) -> None:
+    """
+    Raises:
+        UserError: one that isn't positive.
+    """
     for name, value in sizes.items():
         if value < 1:
             raise UserError(f"backbone.{name}={value}: must be at least 1.")
 
 
-def _check_probabilities(**probabilities: float) -> None:
+def check_probabilities(**probabilities: float) -> None:
+    """
+    Raises:
+        UserError: one that is none, or 1.
+    """
     for name, value in probabilities.items():
         if not 0 <= value < 1:
             raise UserError(f"backbone.{name}={value}: a probability from 0 to below 1.")

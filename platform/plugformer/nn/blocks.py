@@ -29,7 +29,8 @@ class DropPath(nn.Module):
 
 
 class ResidualBlock(Block):
-    """
+    """Attention, attention to an encoder where there is one, and a feed-forward, each a residual branch.
+
     Args:
         drop_path: probability with which each residual branch of the last block is dropped for a sample while training;
             in earlier blocks less, in proportion to their depth (Huang et al. 2016, section 3).
@@ -55,7 +56,7 @@ class ResidualBlock(Block):
         self.attention = attention
         self.attention_norm = make_norm()
         self.cross_attention = cross_attention
-        self.cross_attention_norm = None if cross_attention is None else make_norm()
+        self.cross_attention_norm = nn.Identity() if cross_attention is None else make_norm()
         self.feed_forward = feed_forward
         self.feed_forward_norm = make_norm()
         self.dropout = nn.Dropout(dropout)
@@ -69,11 +70,10 @@ class ResidualBlock(Block):
         return self.drop_path(self.dropout(branch))
 
     def cross(
-        self, x: Float[Tensor, "batch length dim"], memory: Memory | None, cache: Cache | None
+        self, x: Float[Tensor, "batch length dim"], memory: Memory, cache: Cache | None
     ) -> Float[Tensor, "batch length dim"]:
         """What attention to an encoder adds."""
         assert self.cross_attention is not None, "this block has no cross-attention"
-        assert memory is not None, "there is nothing to attend to"
         return self.cross_attention(x, memory.mask, memory=memory, cache=cache)
 
 
@@ -91,7 +91,7 @@ class PreNorm(ResidualBlock):
         cache: Cache | None = None,
     ) -> Float[Tensor, "batch length dim"]:
         x = x + self.drop(self.attention(self.attention_norm(x), mask, cache=cache))
-        if self.cross_attention_norm is not None:
+        if memory is not None:
             x = x + self.drop(self.cross(self.cross_attention_norm(x), memory, cache))
         return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))
 
@@ -110,7 +110,7 @@ class PostNorm(ResidualBlock):
         cache: Cache | None = None,
     ) -> Float[Tensor, "batch length dim"]:
         x = self.attention_norm(x + self.drop(self.attention(x, mask, cache=cache)))
-        if self.cross_attention_norm is not None:
+        if memory is not None:
             x = self.cross_attention_norm(x + self.drop(self.cross(x, memory, cache)))
         return self.feed_forward_norm(x + self.drop(self.feed_forward(x)))
 
@@ -122,7 +122,7 @@ class Sandwich(ResidualBlock):
 
     def add_norms(self, make_norm: Callable[[], nn.Module]) -> None:
         self.attention_end_norm = make_norm()
-        self.cross_attention_end_norm = None if self.cross_attention is None else make_norm()
+        self.cross_attention_end_norm = nn.Identity() if self.cross_attention is None else make_norm()
         self.feed_forward_end_norm = make_norm()
 
     def forward(
@@ -134,6 +134,6 @@ class Sandwich(ResidualBlock):
         cache: Cache | None = None,
     ) -> Float[Tensor, "batch length dim"]:
         x = x + self.drop(self.attention_end_norm(self.attention(self.attention_norm(x), mask, cache=cache)))
-        if self.cross_attention_norm is not None and self.cross_attention_end_norm is not None:
+        if memory is not None:
             x = x + self.drop(self.cross_attention_end_norm(self.cross(self.cross_attention_norm(x), memory, cache)))
         return x + self.drop(self.feed_forward_end_norm(self.feed_forward(self.feed_forward_norm(x))))

@@ -17,16 +17,39 @@ Seen = Float[Tensor, "batch kv_heads seen head_dim"]
 ROUNDED = 64  # sizes of fixed memory are multiples of it, so that prompts of like lengths share a compiled step
 
 
+class Spare:
+    """Memory between uses: where rows are chosen anew at each step, what one leaves serves the next.
+
+    To get it from the system takes longer than to fill it.
+    """
+
+    def __init__(self) -> None:
+        self._left: dict[Any, Tensor] = {}
+
+    def take(self, like: Tensor, count: int) -> Tensor:
+        """For so many rows of this kind; what stands there is of no use."""
+        left = self._left.pop(self._kind(like), None)
+        return like.new_empty(count, *like.shape[1:]) if left is None or len(left) < count else left[:count]
+
+    def leave(self, memory: Tensor) -> None:
+        self._left[self._kind(memory)] = memory
+
+    def _kind(self, memory: Tensor) -> Any:
+        return memory.shape[1:], memory.dtype, memory.device
+
+
 class Row:
     """A tensor that grows along an axis, in memory got ahead: what stands there is never copied for one token more.
 
     Args:
         axis: along which it grows.
         room: what is got ahead at least, beyond what is first put there.
+        spare: what it takes memory from when sequences are chosen, and leaves its own to; one of its own by default.
     """
 
-    def __init__(self, axis: int, *, room: int = 0) -> None:
+    def __init__(self, axis: int, *, room: int = 0, spare: Spare | None = None) -> None:
         self.axis, self.room, self.length = axis, room, 0
+        self.spare = Spare() if spare is None else spare
         self.memory: Tensor | None = None
 
     def extend(self, new: Tensor) -> Tensor:
@@ -52,9 +75,10 @@ class Row:
 
     def select(self, rows: Int[Tensor, "chosen"]) -> None:
         if self.memory is not None:
-            memory = self.memory.new_empty(len(rows), *self.memory.shape[1:])
+            memory = self.spare.take(self.memory, len(rows))
             old, new = (each.narrow(self.axis, 0, self.length) for each in (self.memory, memory))
             torch.index_select(old, 0, rows, out=new)  # the room behind it holds nothing
+            self.spare.leave(self.memory)
             self.memory = memory
 
 
@@ -73,10 +97,12 @@ class KeyValueCache(LayerCache):
 
     Args:
         room: tokens for which there is memory ahead, beyond those of the first step.
+        spare: as in Row, for several caches.
     """
 
-    def __init__(self, *, room: int = 0) -> None:
-        self.k, self.v = Row(2, room=room), Row(2, room=room)
+    def __init__(self, *, room: int = 0, spare: Spare | None = None) -> None:
+        spare = Spare() if spare is None else spare
+        self.k, self.v = Row(2, room=room, spare=spare), Row(2, room=room, spare=spare)
 
     def extend(self, k: New, v: New) -> tuple[Seen, Seen]:
         return self.k.extend(k), self.v.extend(v)
@@ -101,8 +127,8 @@ class Growing(DecodingState):
     """
 
     def __init__(self, num_layers: int, *, room: int = 0) -> None:
-        self.caches: Sequence[KeyValueCache] = [KeyValueCache(room=room) for _ in range(num_layers)]
-        self.length, self.room = 0, room
+        self.length, self.room, self._spare = 0, room, Spare()
+        self.caches: Sequence[KeyValueCache] = [KeyValueCache(room=room, spare=self._spare) for _ in range(num_layers)]
         self._rows: dict[str, Row] = {}
         self._grids: tuple[Any, ...] = ()
         self._leading = 0
@@ -134,7 +160,7 @@ class Growing(DecodingState):
         if part is None:
             part = torch.full((batch, length), fill, device=new.embeddings.device)
         if name not in self._rows:
-            self._rows[name] = Row(1, room=self.room)
+            self._rows[name] = Row(1, room=self.room, spare=self._spare)
             if self.length:
                 self._rows[name].extend(torch.full((batch, self.length), fill, device=part.device))
         return self._rows[name].extend(part.expand(batch, *part.shape[1:]))

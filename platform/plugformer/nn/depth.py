@@ -7,6 +7,7 @@ from torch import nn
 
 from plugformer.errors import UserError
 from plugformer.interfaces import Block, Task, Trunk
+from plugformer.nn.recurrence import RecurrentLayer
 
 Frozen = int | Literal["none", "embedding", "trunk"]
 
@@ -23,7 +24,7 @@ def parameter_depths(trunk: Trunk, task: Task) -> dict[nn.Parameter, int]:
         UserError: not every layer of the backbone is a block, so that nobody can tell.
     """
     backbone = trunk.backbone
-    blocks = list(_outermost_blocks(backbone))
+    blocks = list(_outermost_layers(backbone))
     if len(blocks) != backbone.num_layers:
         raise UserError(
             f"{type(backbone).__name__} has {backbone.num_layers} layers and {len(blocks)} blocks in them, so which "
@@ -48,12 +49,12 @@ def _embeddings(trunk: Trunk) -> list[nn.Parameter]:
     return [*trunk.embedding.parameters(), *target]
 
 
-def _outermost_blocks(module: nn.Module) -> Iterator[Block]:
+def _outermost_layers(module: nn.Module) -> Iterator[Block | RecurrentLayer]:
     for child in module.children():
-        if isinstance(child, Block):
+        if isinstance(child, Block | RecurrentLayer):
             yield child
         else:
-            yield from _outermost_blocks(child)
+            yield from _outermost_layers(child)
 
 
 def check_layer_decay(trunk: Trunk, task: Task, decay: float) -> None:

@@ -1,8 +1,10 @@
 """From the residual stream to a mechanism's heads and back."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
+import torch
 from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -105,7 +107,9 @@ class MultiHeadAttention(nn.Module):
         k, v = memory.once(id(self), keys_values) if remember else keys_values()
         q, copies = self.query_norm(self._heads(self.query(x))), memory.copies
         q = rearrange(q, "(memory copies) heads length dim -> memory heads (copies length) dim", copies=copies)
-        out = self.mechanism(q, k, v, memory.mask)
+        # A mask that held what was made of it at one step would tell a compiled step from the next.
+        mask = replace(memory.mask) if remember and torch.compiler.is_compiling() else memory.mask
+        out = self.mechanism(q, k, v, mask)
         return rearrange(out, "memory heads (copies length) dim -> (memory copies) heads length dim", copies=copies)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, bias: Tensor | None, cache: Cache | None) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from plugformer.assemble import build_backbone
 from plugformer.errors import UserError
-from plugformer.interfaces import DataSpec, Embedding, Family, Features, Grid, Layout, Tokens, TokenSpec
+from plugformer.interfaces import DataSpec, Embedding, Family, Features, Grid, Layout, Tokenizer, Tokens, TokenSpec
 from plugformer.model import Model, Trunk
 from plugformer.registry import PARTS, build, check, offers
 from plugformer.testing.common import Suite, randomise
@@ -27,7 +27,9 @@ class FamilySuite(Suite):
     """
 
     kind = "family"
-    tokens: ClassVar[TokenSpec] = TokenSpec(Grid(("position",), (7,)), vocab_size=13, specials=SPECIALS, pads=True)
+    tokens: ClassVar[TokenSpec] = TokenSpec(
+        Grid(("position",), (7,)), vocab_size=13, specials=SPECIALS, pads=True, around=frozenset({"bos", "eos"})
+    )
 
     @cached_property
     def family(self) -> Family:
@@ -46,7 +48,14 @@ class FamilySuite(Suite):
         """Of the model of ours, none of them zero or one by design."""
         backbone = build_backbone(self.config, self.tokens)
         trunk = Trunk(embedding=_Lookup(self.tokens, dim=backbone.dim), backbone=backbone)
-        task = build("task", self.config["task"], dim=backbone.dim, tokens=self.tokens, data=DataSpec(frozenset()))
+        task = build(
+            "task",
+            self.config["task"],
+            dim=backbone.dim,
+            tokens=self.tokens,
+            data=DataSpec(frozenset()),
+            target_tokenizer=tokenizer_of(self.tokens),
+        )
         return dict(randomise(Model(trunk=trunk, task=task)).state_dict())
 
     @cached_property
@@ -81,7 +90,8 @@ class FamilySuite(Suite):
 
     def test_refusal_names_every_reason(self) -> None:
         """Each part that is another by itself, and all of them together."""
-        others = {kind: {**self.config[kind], "name": "another"} for kind in OF_MODEL}
+        parts = [*OF_MODEL, *(kind for kind in ("cross_attention",) if kind in self.config)]
+        others = {kind: {**self.config[kind], "name": "another"} for kind in parts}
         for kinds in [*([kind] for kind in others), list(others)]:
             config = {**self.config, **{kind: others[kind] for kind in kinds}}
             message = _refusal(lambda config=config: self.family.form(config, self.tokens, self.weights))
@@ -89,6 +99,13 @@ class FamilySuite(Suite):
                 assert f"{kind}=another" in message, f"{kind}=another is no reason in: {message}"
         continuous = TokenSpec(Grid(("row", "column"), (2, 3)), token_dim=5)
         assert _refusal(lambda: self.family.form(self.config, continuous, self.weights)), "tokens that are no ids"
+
+    def test_refuses_a_vocabulary_of_its_own_for_what_is_written(self) -> None:
+        """What writes a sequence for another does so with one vocabulary for both."""
+        if build_backbone(self.config, self.tokens).direction == "encoder_decoder":
+            config = {**self.config, "target_tokenizer": {"name": "another"}}
+            message = _refusal(lambda: self.family.form(config, self.tokens, self.weights))
+            assert "target_tokenizer=another" in message, f"it is no reason in: {message}"
 
     def test_refuses_weights_of_another_model(self) -> None:
         name = min(self.weights)
@@ -142,6 +159,12 @@ class _Lookup(Embedding):
 
     def forward(self, features: Features) -> Tokens:
         return Tokens(self.lookup(features["ids"]), Layout.of(self.grid))
+
+
+def tokenizer_of(tokens: TokenSpec) -> Tokenizer:
+    """One that knows what its tokens are, and makes none."""
+    unable = dict.fromkeys(Tokenizer.__abstractmethods__)
+    return type("MadeUp", (Tokenizer,), {**unable, "spec": tokens, "modality": "text"})()
 
 
 def assert_equal(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

@@ -9,30 +9,21 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import MetricCollection
 
 from plugformer.errors import UserError
-from plugformer.interfaces import (
-    Backbone,
-    DataSpec,
-    DecodingState,
-    Embedding,
-    Features,
-    Grid,
-    Layout,
-    Memory,
-    Sample,
-    Targets,
-    Tokens,
-    TokenSpec,
-)
+from plugformer.interfaces import DataSpec, Features, Grid, Sample, Split, Targets, TokenSpec
 from plugformer.model import Trunk
 from plugformer.testing.common import Inputs, ModuleSuite, rows
 from plugformer.testing.comparing import assert_close, assert_same, noise
+from plugformer.testing.made_up import MadeUpWords, MeanOfBoth, MeanOfVisible, made_up_embedding
 from plugformer.testing.samples import SPEC, make_samples
 
 LINE = Grid(("position",), (7,))
 SQUARE = Grid(("row", "column"), (3, 4))
 SPECIALS = {"pad": 0, "mask": 1, "bos": 2, "eos": 3, "unk": 4}
+SENTINELS = (13, 14, 15, 16)
+COUNTS = (3, 2, 1, 3, 1, 2)  # words of target texts
 
 
 def on_each_kind_of_token(suite: "type[TaskSuite]") -> "type[TaskSuite]":
@@ -66,6 +57,7 @@ class TaskSuite(ModuleSuite):
     Attributes:
         data: what is known of the samples.
         continuous, discrete: what is known of the tokens, of either kind.
+        target: what is known of those that are to be written.
         tokens: those of them that are used; unless a subclass says which, each in turn that the task works with.
         dim: of the hidden states.
     """
@@ -73,7 +65,23 @@ class TaskSuite(ModuleSuite):
     kind = "task"
     data: ClassVar[DataSpec] = SPEC
     continuous: ClassVar[TokenSpec] = TokenSpec(SQUARE, token_dim=5, pads=True)
-    discrete: ClassVar[TokenSpec] = TokenSpec(LINE, vocab_size=13, specials=SPECIALS, pads=True, words=True)
+    discrete: ClassVar[TokenSpec] = TokenSpec(
+        LINE,
+        vocab_size=17,
+        specials=SPECIALS,
+        pads=True,
+        words=True,
+        sentinels=SENTINELS,
+        around=frozenset({"bos"}),
+    )
+    target: ClassVar[TokenSpec] = TokenSpec(
+        Grid(("position",), (6,)),
+        vocab_size=18,
+        specials=SPECIALS,
+        pads=True,
+        words=True,
+        around=frozenset({"bos", "eos"}),
+    )
     dim: ClassVar[int] = 8
 
     @cached_property
@@ -89,7 +97,7 @@ class TaskSuite(ModuleSuite):
         found, refusals = [], []
         for tokens in (self.continuous, self.discrete):
             try:
-                task = self.build(dim=self.dim, tokens=tokens, data=self.data)
+                task = self.of(tokens)
             except UserError as error:  # such as an option that is of the other kind
                 refusals.append(error)
                 continue
@@ -101,10 +109,23 @@ class TaskSuite(ModuleSuite):
         return found
 
     def samples(self) -> list[Sample]:
-        return make_samples(6)
+        """With target texts that are no longer than their inputs."""
+        words = [sample["target_text"].split()[:count] for sample, count in zip(make_samples(6), COUNTS, strict=True)]
+        return [{**sample, "target_text": " ".join(own)} for sample, own in zip(make_samples(6), words, strict=True)]
 
     def new(self) -> Any:
-        return self.build(dim=self.dim, tokens=self.tokens, data=self.data)
+        return self.of(self.tokens)
+
+    def of(self, tokens: TokenSpec) -> Any:
+        """The task for such tokens."""
+        discrete = tokens.token_kind == "discrete"
+        return self.build(
+            dim=self.dim,
+            tokens=tokens,
+            data=self.data,
+            tokenizer=MadeUpWords(tokens if discrete else self.discrete),
+            target_tokenizer=MadeUpWords(self.target),
+        )
 
     def features(self, batch: int) -> Features:
         """Collated features, as the tokenizer of such tokens would make them."""
@@ -116,7 +137,7 @@ class TaskSuite(ModuleSuite):
         valid = torch.arange(length) < torch.tensor([length, 4, 6, 5, 3, 7])[:batch, None]
         first = len(SPECIALS)
         drawn = noise(batch, length).mul(100).long()
-        ids = first + drawn % (self.tokens.vocab_size - first)
+        ids = first + drawn % (self.tokens.vocab_size - first - len(self.tokens.sentinels))
         ids[:, 0] = SPECIALS["bos"]
         words = (torch.arange(length) // 2).expand(batch, -1).masked_fill(ids < first, -1)
         size = (1 + drawn % 3).masked_fill(ids < first, 0)
@@ -127,7 +148,12 @@ class TaskSuite(ModuleSuite):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             embedding = made_up_embedding(self.tokens, dim=self.dim)
-            return Trunk(embedding=embedding, backbone=MeanOfVisible(dim=self.dim, causal=direction != "bidirectional"))
+            if direction != "encoder_decoder":
+                backbone = MeanOfVisible(dim=self.dim, causal=direction != "bidirectional")
+                return Trunk(embedding=embedding, backbone=backbone)
+            written = task.target_tokenizer.spec
+            own = None if written == self.tokens else made_up_embedding(written, dim=self.dim)
+            return Trunk(embedding=embedding, backbone=MeanOfBoth(dim=self.dim), target_embedding=own)
 
     def inputs(self, batch: int) -> Inputs:
         return self.batch(range(batch))
@@ -160,6 +186,9 @@ class TaskSuite(ModuleSuite):
 
     def output(self, task: Any, batch: Any) -> Any:
         return task(self.trunk(task), batch)
+
+    def compared(self, task: Any, batch: Any, *, split: Split) -> Any:
+        return task.compared(self.trunk(task), batch, split=split)
 
     # ------------------------------------------------------------------------------------------ targets and loss
 
@@ -237,13 +266,14 @@ class TaskSuite(ModuleSuite):
     def test_metrics_take_what_it_predicts(self) -> None:
         """Over several batches; each is a number, or rows for a table."""
         task, batch = self.make(), self.inputs(6)
-        metrics = task.metrics()
+        metrics = MetricCollection(dict(task.metrics()))
         assert "loss" not in metrics, "the loss is logged under this name"
-        for part in (slice(0, 4), slice(4, 6)):
-            output = self.output(task, rows(batch, part))
-            for metric in metrics.values():
-                metric.update(output.predictions.detach(), output.targets)
-        values = {name: metric.compute() for name, metric in metrics.items()}
+        for number in (slice(0, 4), slice(4, 6)):
+            part = rows(batch, number)
+            output = self.output(task, part)
+            compared = self.compared(task, part, split="val")
+            metrics.update(output.predictions.detach(), output.targets, **compared)
+        values = metrics.compute()
         assert all(value.isfinite().all() for value in values.values())
         tables = task.tables(values)
         for rows_of_one in tables.values():
@@ -251,6 +281,16 @@ class TaskSuite(ModuleSuite):
         assert {name for name, value in values.items() if value.numel() != 1} <= tables.keys(), (
             "a metric is shown nowhere"
         )
+
+    def test_compares_each_sample_alone(self) -> None:
+        """Whatever else is in its batch; such as what is written for it."""
+        task, batch = self.make(), self.inputs(6)
+        splits: tuple[Split, ...] = ("val", "test")
+        for split in splits:
+            together = self.compared(task, batch, split=split)
+            alone = [self.compared(task, rows(batch, slice(number, number + 1)), split=split) for number in range(6)]
+            for key, value in together.items():
+                assert value == [each for one in alone for each in one[key]], key
 
     def test_metrics_are_new_each_time(self) -> None:
         task = self.new()
@@ -271,57 +311,3 @@ class TaskSuite(ModuleSuite):
         found = task.describe(self.output(task, self.inputs(6)))
         assert len(found) == 6
         assert json.loads(json.dumps(found, allow_nan=False)) == found
-
-
-def made_up_embedding(tokens: TokenSpec, *, dim: int) -> Embedding:
-    """Of tokens that are given as `ids` or as `values`, with `valid` and, if they are packed, `segments`."""
-    if tokens.vocab_size is not None:
-        return IdsEmbedding(grid=tokens.grid, vocab_size=tokens.vocab_size, dim=dim)
-    return ValuesEmbedding(grid=tokens.grid, width=tokens.token_dim or 1, dim=dim)
-
-
-class IdsEmbedding(Embedding):
-    """A vector for each token, on a line."""
-
-    def __init__(self, *, grid: Grid, vocab_size: int, dim: int) -> None:
-        super().__init__()
-        self.grid = grid
-        self.vectors = nn.Embedding(vocab_size, dim)
-
-    @property
-    def table(self) -> nn.Parameter:  # type: ignore[override]
-        return next(self.vectors.parameters())
-
-    def forward(self, features: Features) -> Tokens:
-        embeddings, everywhere = self.vectors(features["ids"]), Layout.of(self.grid)
-        layout = everywhere.select(torch.arange(embeddings.shape[1])[None])
-        return Tokens(embeddings, layout, valid=features.get("valid"), segments=features.get("segments"))
-
-
-class ValuesEmbedding(Embedding):
-    """Values projected."""
-
-    def __init__(self, *, grid: Grid, width: int, dim: int) -> None:
-        super().__init__()
-        self.grid = grid
-        self.projection = nn.Linear(width, dim)
-
-    def forward(self, features: Features) -> Tokens:
-        values = features["values"]
-        return Tokens(self.projection(values), Layout.of(self.grid), valid=features.get("valid"), raw=values)
-
-
-class MeanOfVisible(Backbone):
-    """Each token and the mean of those it sees."""
-
-    def __init__(self, *, dim: int, causal: bool) -> None:
-        super().__init__()
-        self.dim = dim
-        self.causal = causal
-        self.mix = nn.Linear(dim, dim)
-
-    def forward(self, tokens: Tokens, *, memory: Memory | None = None, state: DecodingState | None = None) -> Tensor:
-        x = tokens.embeddings
-        visible = tokens.mask(causal=self.causal).dense(x.shape[1], x.shape[1], x.device)
-        weights = torch.ones(x.shape[0], x.shape[1], x.shape[1]) if visible is None else visible[:, 0].to(x.dtype)
-        return x + self.mix(weights @ x / weights.sum(-1, keepdim=True))

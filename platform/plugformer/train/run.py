@@ -15,7 +15,7 @@ from plugformer.data.fingerprint import fingerprint
 from plugformer.data.loaders import indexable, make_loader, small_batch
 from plugformer.data.share import take_share
 from plugformer.data.splits import SPLITS
-from plugformer.data.target import target_samples
+from plugformer.data.target import target_samples, warn_if_cut
 from plugformer.environment import record_environment
 from plugformer.interfaces import DataSource, Monitor, Sample, Split, Tokenizer
 from plugformer.model import Model
@@ -57,7 +57,7 @@ def train(config: Config) -> tuple[dict[str, float], Monitor]:
     target = sketch.task.target_tokenizer
     fit_tokenizers(tokenizer, target, samples["train"], source=source)
     if beginning is not None:
-        beginning.check_tokenizer(tokenizer)
+        beginning.check_tokenizer(tokenizer, target)
     run = RunDir.create(config["run_dir"])
     if settings.overfit_batches:
         count = min(settings.overfit_batches * loading.batch_size, len(samples["train"]))
@@ -131,12 +131,15 @@ def fit_tokenizers(
         training: samples, of which those that are files are read for `tokenizer` alone.
         source: their origin.
     """
-    if target is tokenizer and "target_text" in source.spec.keys:
+    writes = target is not None and "target_text" in source.spec.keys
+    if target is tokenizer and writes:
         tokenizer.fit(chain(training, target_samples(training)))
-        return
-    tokenizer.fit(training)
+    else:
+        tokenizer.fit(training)
     if target is not None and target is not tokenizer:
         target.fit(target_samples(training))
+    if target is not None and writes:
+        warn_if_cut(target, training)
 
 
 def used_samples(source: DataSource, split: Split, config: Config) -> Sequence[Sample]:

@@ -14,6 +14,7 @@ from plugformer.model import Model
 from plugformer.registry import build
 from plugformer.tokens import same_tokens
 from plugformer.weights.differences import (
+    TARGET,
     Difference,
     applied,
     differences,
@@ -21,6 +22,7 @@ from plugformer.weights.differences import (
     line,
     open_choices,
     overrides,
+    target_overrides,
     tokenizer_overrides,
     tokenizers_to_try,
 )
@@ -38,12 +40,14 @@ class Beginning:
         config: the run's composition, in which `init_from` says where they are from.
         source: the run's data, of which no sample is read.
         tokens: the run's.
+        writes: whether the run has a tokenizer of its own for what is written.
     """
 
     weights: Weights
     config: Config
     source: DataSource
     tokens: TokenSpec
+    writes: bool = False
 
     @classmethod
     def of(cls, config: Config, *, source: DataSource, tokenizer: Tokenizer, model: Model) -> "Beginning | None":
@@ -59,14 +63,12 @@ class Beginning:
         """
         if config["init_from"] is None:
             return None
-        beginning = cls(find_weights(config["init_from"]), config, source, tokenizer.spec)
+        beginning = cls(find_weights(config["init_from"]), config, source, tokenizer.spec, TARGET in config)
         beginning.match(model)
         if tokenizer.spec.token_kind == "discrete" and beginning.weights.tokenizer is None:
-            raise UserError(
-                f"init_from={config['init_from']}: the tokenizer that these weights were trained with isn't there, so "
-                "nobody can tell which token a row of the embedding is of.\n  Expected it "
-                f"{_place_of_tokenizer(beginning.weights)}."
-            )
+            raise beginning._nobody_can_tell("tokenizer", "embedding")
+        if beginning.writes and beginning.weights.target_tokenizer is None:
+            raise beginning._nobody_can_tell(TARGET, "target_embedding")
         found = differences(beginning.weights, config)
         if tokenizer.spec.token_kind == "continuous":  # of discrete ones, `check_tokenizer` compares each
             found += differences_of_tokens(beginning.weights, config)
@@ -103,22 +105,35 @@ class Beginning:
             return "Nothing is known of their composition."
         return "Their composition is this run's, so it is the data that differs."
 
-    def check_tokenizer(self, tokenizer: Tokenizer) -> None:
+    def check_tokenizer(self, tokenizer: Tokenizer, target: Tokenizer | None = None) -> None:
         """
         Args:
             tokenizer: the run's, fitted. Where tokens are continuous, shapes have decided already.
+            target: likewise, of texts that are to be written.
 
         Raises:
             UserError: it isn't the one that the weights were trained with.
         """
-        theirs = self.weights.tokenizer
-        if tokenizer.spec.token_kind == "continuous" or theirs is None or self._learned(tokenizer, theirs):
-            return
-        needed = self._tokenizer_overrides()
-        raise UserError(
-            f"init_from={self.config['init_from']}: a row of the embedding is of a token, and this run's tokenizer has "
+        if not self._same(tokenizer, "tokenizer", self.weights.tokenizer):
+            raise self._other_tokens("embedding", "tokenizer", self._tokenizer_overrides())
+        if self.writes and target is not None and not self._same(target, TARGET, self.weights.target_tokenizer):
+            raise self._other_tokens("target_embedding", TARGET, target_overrides(self.weights, self.config))
+
+    def _same(self, tokenizer: Tokenizer, kind: str, theirs: Path | None) -> bool:
+        return tokenizer.spec.token_kind == "continuous" or theirs is None or self._learned(tokenizer, kind, theirs)
+
+    def _other_tokens(self, table: str, kind: str, needed: list[Difference]) -> UserError:
+        return UserError(
+            f"init_from={self.config['init_from']}: a row of the {table} is of a token, and this run's {kind} has "
             "other tokens than the one that the weights were trained with."
             + (f"\n  Take that one:\n  {line(needed)}" if needed else "")
+        )
+
+    def _nobody_can_tell(self, kind: str, table: str) -> UserError:
+        return UserError(
+            f"init_from={self.config['init_from']}: the {kind} that these weights were trained with isn't there, so "
+            f"nobody can tell which token a row of the {table} is of.\n  Expected it "
+            f"{_place_of_tokenizer(self.weights, kind)}."
         )
 
     def fill(self, model: Model) -> Match:
@@ -143,11 +158,14 @@ class Beginning:
 
     def _overrides(self) -> tuple[list[Difference], bool]:
         """What would make the weights fit, as little of it as can be, and whether that was tried and found to work."""
-        of_model = overrides(self.weights, self.config)
+        of_target = target_overrides(self.weights, self.config)
+        of_model = [*overrides(self.weights, self.config), *(each for each in of_target if each.decides_tokens)]
+        of_target = [each for each in of_target if not each.decides_tokens]
         for name in tokenizers_to_try(self.weights, self.config):
             of_tokenizer = tokenizer_overrides(self.weights, self.config, name)
             needed = [*of_model, *(each for each in of_tokenizer if each.decides_tokens)]
             others = [each for each in of_tokenizer if not each.decides_tokens]  # most have no part in the model
+            others += of_target
             choices = open_choices(name, self.config)
             for some in ([], *([each] for each in [*others, *choices]), others, *([*others, each] for each in choices)):
                 if self._fits([*needed, *some]):
@@ -179,9 +197,9 @@ class Beginning:
             return self._match(model, config, tokenizer.spec)[0].fits
         return False
 
-    def _learned(self, tokenizer: Tokenizer, folder: Path) -> bool:
+    def _learned(self, tokenizer: Tokenizer, kind: str, folder: Path) -> bool:
         """Whether the run's tokenizer has learned what lies in a folder."""
-        theirs: Tokenizer = build("tokenizer", self.config["tokenizer"])
+        theirs: Tokenizer = build(kind, self.config[kind])
         try:
             theirs.load(folder)
         except (OSError, KeyError, ValueError):  # of another kind
@@ -189,6 +207,6 @@ class Beginning:
         return same_tokens(tokenizer, theirs)
 
 
-def _place_of_tokenizer(weights: Weights) -> str:
+def _place_of_tokenizer(weights: Weights, kind: str) -> str:
     path = Path(weights.origin)
-    return f"in {path.parent.parent / 'tokenizer'}" if path.suffix == ".ckpt" else "as tokenizer.json beside them"
+    return f"in {path.parent.parent / kind}" if path.suffix == ".ckpt" else "as tokenizer.json beside them"

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from plugformer.config import Config
@@ -12,8 +13,10 @@ from plugformer.registry import find, offers
 from plugformer.run_dir import plain
 from plugformer.weights.source import Weights
 
-OF_MODEL = ("backbone", "block", "attention", "position", "norm", "feed_forward")
+OF_MODEL = ("backbone", "block", "attention", "cross_attention", "position", "norm", "feed_forward")
+UNSAID = {"cross_attention": {"name": "full"}}  # what a composition means where it leaves a part out
 # Options that change how a model is trained or begins, and not what it computes once it is trained.
+TARGET = "target_tokenizer"
 OF_TRAINING = frozenset({"dropout", "embedding_dropout", "drop_path", "init", "residual_init"})
 
 
@@ -35,7 +38,7 @@ class Difference(NamedTuple):
     @property
     def trained(self) -> bool:
         """Whether it gives a tokenizer what another one has learned."""
-        return self.kind == "tokenizer" and self.option in ("from_run", "file") and self.theirs is not None
+        return self.kind in ("tokenizer", TARGET) and self.option in ("from_run", "file") and self.theirs is not None
 
     def said(self, value: Any) -> str:
         """As on the command line."""
@@ -54,7 +57,7 @@ def differences_of_tokens(weights: Weights, config: Config) -> list[Difference]:
 
 
 def _of_kind(kind: str, weights: Weights, config: Config, left_out: frozenset[str]) -> Iterator[Difference]:
-    theirs, ours = plain(weights.composition.get(kind, {})), plain(config[kind])
+    theirs, ours = (plain(each.get(kind, UNSAID.get(kind, {}))) for each in (weights.composition, config))
     if theirs.get("name", ours["name"]) != ours["name"]:
         yield Difference(kind, "name", theirs["name"], ours["name"])
         return
@@ -69,8 +72,8 @@ def overrides(weights: Weights, config: Config) -> list[Difference]:
     for found in differences(weights, config):
         needed.append(found)
         if found.option == "name":
-            default, ours = _defaults(found.kind, found.theirs), plain(config[found.kind])
-            for option, value in plain(weights.composition[found.kind]).items():
+            default, ours = _defaults(found.kind, found.theirs), plain(config.get(found.kind, {}))
+            for option, value in plain(weights.composition.get(found.kind, {})).items():
                 if option == "name" or option in OF_TRAINING:
                     continue
                 # An experiment's value for an option of ours stays when another plugin is chosen.
@@ -79,33 +82,44 @@ def overrides(weights: Weights, config: Config) -> list[Difference]:
     return needed
 
 
-def tokenizer_overrides(weights: Weights, config: Config, name: str | None = None) -> list[Difference]:
+def target_overrides(weights: Weights, config: Config) -> list[Difference]:
+    """What would give the run the tokenizer of the texts that the weights write; none of its own if they have none."""
+    if any(name.startswith("trunk.target_embedding.") for name in weights.tensors):
+        return tokenizer_overrides(weights, config, kind=TARGET) if TARGET in weights.composition else []
+    return [Difference(TARGET, "name", None, config[TARGET]["name"], True)] if TARGET in config else []
+
+
+def tokenizer_overrides(
+    weights: Weights, config: Config, name: str | None = None, *, kind: str = "tokenizer"
+) -> list[Difference]:
     """What would give the run the tokenizer that the weights were trained with, as far as its options can say that.
 
     Args:
         weights: which.
         config: of the run.
         name: the plugin to take where the weights don't say which; by default the run's.
+        kind: which of the run's tokenizers.
     """
-    theirs, ours = plain(weights.composition.get("tokenizer", {})), plain(config["tokenizer"])
-    name = theirs.get("name", name or ours["name"])
-    default = _defaults("tokenizer", name)
-    found = [] if name == ours["name"] else [Difference("tokenizer", "name", name, ours["name"], True)]
-    trained = _trained(weights, default)
+    theirs, ours = plain(weights.composition.get(kind, {})), plain(config.get(kind, {}))
+    own = ours.get("name")
+    name = theirs.get("name", name or own)
+    default = _defaults(kind, name)
+    found = [] if name == own else [Difference(kind, "name", name, own, True)]
+    trained = _trained(weights.tokenizer, default) if kind == "tokenizer" else _file(weights.target_tokenizer, default)
     if trained is not None:
         option, path = trained
-        now = ours if name == ours["name"] else {}
+        now = ours if name == own else {}
         # What an option leaves open by default, a trained tokenizer has decided.
         decided = [each for each, value in now.items() if value is not None and default.get(each, ...) is None]
-        found += [Difference("tokenizer", each, None, now[each], True) for each in decided if each != option]
+        found += [Difference(kind, each, None, now[each], True) for each in decided if each != option]
         if now.get(option) != path:
-            found.append(Difference("tokenizer", option, path, now.get(option), True))
+            found.append(Difference(kind, option, path, now.get(option), True))
     settled = {each.option for each in found} | {each for each, value in default.items() if value is None and trained}
     for option, value in theirs.items():
         if option in default and option not in settled and option != "name":
-            now = ours.get(option) if name == ours["name"] else default[option]
+            now = ours.get(option) if name == own else default[option]
             if now != value:
-                found.append(Difference("tokenizer", option, value, now))
+                found.append(Difference(kind, option, value, now))
     if not theirs and "max_length" in default:  # as many places as the weights have positions
         lengths = {len(tensor) for place, tensor in weights.tensors.items() if ".position." in place and tensor.dim()}
         found += [Difference("tokenizer", "max_length", length, ours.get("max_length")) for length in lengths]
@@ -136,11 +150,14 @@ def open_choices(name: str, config: Config) -> list[Difference]:
     ]
 
 
-def _trained(weights: Weights, options: Mapping[str, Any]) -> tuple[str, str] | None:
+def _trained(folder: Path | None, options: Mapping[str, Any]) -> tuple[str, str] | None:
     """The option that takes a trained tokenizer, and its value."""
-    folder = weights.tokenizer
     if folder is not None and "from_run" in options and (folder.parent / "config.yaml").is_file():
         return "from_run", str(folder.parent)
+    return _file(folder, options)
+
+
+def _file(folder: Path | None, options: Mapping[str, Any]) -> tuple[str, str] | None:
     if folder is not None and "file" in options and (folder / "tokenizer.json").is_file():
         return "file", str(folder / "tokenizer.json")
     return None
@@ -157,10 +174,12 @@ def applied(config: Config, changes: Sequence[Difference]) -> Config:
     """The composition with these overrides."""
     changed = {key: dict(node) if isinstance(node, dict) else node for key, node in config.items()}
     for each in changes:
-        if each.option == "name":
+        if each.option == "name" and each.theirs is None:
+            del changed[each.kind]
+        elif each.option == "name":
             changed[each.kind] = {"name": each.theirs}
         else:
-            changed[each.kind][each.option] = each.theirs
+            changed.setdefault(each.kind, dict(UNSAID.get(each.kind, {})))[each.option] = each.theirs
     return changed
 
 

@@ -72,6 +72,7 @@ def export(
                     weights=chosen[0].write(weights, chosen[1]),
                     tokenizer=tokenizer,
                     generates=model.task.generates,
+                    continues=model.task.generates and model.trunk.backbone.direction != "encoder_decoder",
                 )
     except OSError as error:
         raise UserError(f"to={folder}: can't be written ({error.strerror}).") from None

@@ -57,10 +57,15 @@ def read_run_checkpoint(path: Path) -> Weights:
         origin=str(path),
         tensors={name.removeprefix("model."): tensor for name, tensor in tensors.items()},
         composition=composition,
-        tokenizer=run.tokenizer if run.tokenizer.is_dir() and any(run.tokenizer.iterdir()) else None,
+        tokenizer=_filled(run.tokenizer),
+        target_tokenizer=_filled(run.target_tokenizer),
         labels=load_data_spec(run).labels if run.data.is_file() else None,
         fingerprint=_fingerprint([path]),
     )
+
+
+def _filled(folder: Path) -> Path | None:
+    return folder if folder.is_dir() and any(folder.iterdir()) else None
 
 
 def _read_file(path: Path) -> Weights:

@@ -18,7 +18,13 @@ from plugformer.weights.tensors import FILE, write_tensors
 
 
 def write_huggingface_form(
-    folder: Path, *, said: Mapping[str, Any], weights: Mapping[str, Tensor], tokenizer: Tokenizer, generates: bool
+    folder: Path,
+    *,
+    said: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    tokenizer: Tokenizer,
+    generates: bool,
+    continues: bool,
 ) -> None:
     """Everything into an empty folder.
 
@@ -26,23 +32,25 @@ def write_huggingface_form(
         said: config.json, as a family makes it.
         weights: by the family's names.
         tokenizer: of the model; its files are written if they are of the tokenizers library.
-        generates: whether the model goes on with a text. Then a text begins as a prompt does, without what marks an
-            end, and no text becomes a special token.
+        generates: whether the model writes texts. Then no text becomes a special token.
+        continues: whether it does so by going on with one. Then a text begins as a prompt does, without what marks an
+            end.
     """
     write_json(folder / CONFIG, said)
     write_tensors(folder / FILE, weights, plugformer=__version__)
     if generates:
-        ids = {key: said[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if said.get(key) is not None}
+        keys = [f"{role}_token_id" for role in ("bos", "eos", "pad", "decoder_start")]
+        ids = {key: said[key] for key in keys if said.get(key) is not None}
         write_json(folder / "generation_config.json", ids)
     tokenizer.save(folder)
     if (folder / "tokenizer.json").is_file():
-        _complete(folder, tokenizer, generates=generates)
+        _complete(folder, tokenizer, generates=generates, continues=continues)
 
 
-def _complete(folder: Path, tokenizer: Tokenizer, *, generates: bool) -> None:
+def _complete(folder: Path, tokenizer: Tokenizer, *, generates: bool, continues: bool) -> None:
     """With what stands around a text, which is an option of ours and a part of their file."""
     content = read_json(folder / "tokenizer.json")
-    content["post_processor"] = _surrounding(content, *_around(tokenizer, generates=generates))
+    content["post_processor"] = _surrounding(content, *_around(tokenizer, continues=continues))
     if not generates:
         for token in content["added_tokens"]:
             if token["id"] == tokenizer.spec.specials.get("mask"):
@@ -58,11 +66,11 @@ def _complete(folder: Path, tokenizer: Tokenizer, *, generates: bool) -> None:
     write_json(path, (read_json(path) if path.is_file() else {}) | further)
 
 
-def _around(tokenizer: Tokenizer, *, generates: bool) -> tuple[list[int], list[int]]:
+def _around(tokenizer: Tokenizer, *, continues: bool) -> tuple[list[int], list[int]]:
     """Ids of the special tokens before and behind a text."""
     specials = {number for role, number in tokenizer.spec.specials.items() if role != "unk"}
     try:
-        features = tokenizer.prompt("a") if generates else tokenizer.encode(tokenizer.read("a"))
+        features = tokenizer.prompt("a") if continues else tokenizer.encode(tokenizer.read("a"))
     except UserError:  # not of its symbols
         return [], []
     ids = features["ids"].tolist()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from plugformer.config import Config
 from plugformer.interfaces import Attention
 from plugformer.model import Model
+from plugformer.weights.differences import UNSAID
 from plugformer.weights.positions import Interpolated
 from plugformer.weights.source import Weights
 
@@ -70,20 +71,16 @@ def match(
         interpolated: what of the weights was brought to the model's grid.
     """
     ours, theirs = shapes_of(model.state_dict()), shapes_of(weights.tensors)
-    mechanisms = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, Attention))
-    same_mechanism = _name(weights.composition, "attention") == _name(config, "attention")
-    drawn = {name for name, _ in model.named_buffers() if name.startswith(mechanisms)} & ours.keys()
-    same_draws = same_mechanism and all(ours[name] == theirs.get(name) for name in drawn)
+    others = set(_of_other_mechanisms(model, weights, config, {**ours, **theirs}))
     classes = labels if "label" in model.task.needs.keys else None
     head = _head(config, weights, classes, ours, theirs)
     taken, missing = [], []
     for name in [*ours, *(name for name in theirs if name not in ours)]:
         equal = ours.get(name) == theirs.get(name)
-        its_own = name.startswith(mechanisms) and not (same_draws if name in drawn else same_mechanism)
         if name.startswith("trunk."):
-            if equal and not its_own:
+            if equal and name not in others:
                 taken.append(name)
-            elif not its_own:
+            elif name not in others:
                 missing.append(name)
         elif head == "taken" and equal:
             taken.append(name)
@@ -98,6 +95,20 @@ def match(
         head=head,
         interpolated=interpolated,
     )
+
+
+def _of_other_mechanisms(model: Model, weights: Weights, config: Config, names: Iterable[str]) -> Iterator[str]:
+    """What belongs to a mechanism that the weights have another of, or other draws of."""
+    shapes = shapes_of(model.state_dict()), shapes_of(weights.tensors)
+    crossing = model.trunk.backbone.mechanisms().get("cross", ())
+    places = {f"{place}.": module for place, module in model.named_modules() if isinstance(module, Attention)}
+    buffers = {name for name, _ in model.named_buffers()} & shapes[0].keys()
+    for kind in ("attention", "cross_attention"):
+        own = tuple(place for place, module in places.items() if (module in crossing) == (kind == "cross_attention"))
+        same = _name(weights.composition, kind) == _name(config, kind)
+        drawn = {name for name in buffers if name.startswith(own)}
+        same_draws = same and all(shapes[0][name] == shapes[1].get(name) for name in drawn)
+        yield from (name for name in names if name.startswith(own) and not (same_draws if name in drawn else same))
 
 
 def _head(config: Config, weights: Weights, classes: Sequence[str] | None, ours: Shapes, theirs: Shapes) -> str:
@@ -115,7 +126,7 @@ def _head(config: Config, weights: Weights, classes: Sequence[str] | None, ours:
 
 
 def _name(composition: Mapping[str, Mapping[str, object]], kind: str) -> object:
-    return composition.get(kind, {}).get("name")
+    return composition.get(kind, UNSAID.get(kind, {})).get("name")
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:

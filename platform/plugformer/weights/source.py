@@ -17,6 +17,7 @@ class Weights:
         tensors: by their names in `Model.state_dict`.
         composition: by kind, the plugin's `name` and those options that matter, of the model that they are of.
         tokenizer: a folder with the tokenizer they were trained with; None if there is none.
+        target_tokenizer: likewise, of texts that they write, where it is another.
         labels: the classes that their task's head tells apart; None where nobody says.
         fingerprint: of the files that hold them.
     """
@@ -25,5 +26,6 @@ class Weights:
     tensors: Mapping[str, Tensor]
     composition: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tokenizer: Path | None = None
+    target_tokenizer: Path | None = None
     labels: tuple[str, ...] | None = None
     fingerprint: str = ""

@@ -9,7 +9,8 @@ from plugformer.weights.match import Match, merged
 from plugformer.weights.source import Weights
 
 # As far as a tensor's name says which module it is in that a person would speak of.
-_MODULE = re.compile(r"task|trunk\.embedding|trunk\.backbone\.blocks\.\d+|trunk\.backbone\.\w+|\w+")
+_SIDE = r"trunk\.backbone\.(?:(?:encoder|decoder)\.)?"
+_MODULE = re.compile(rf"task|trunk\.(?:target_)?embedding|{_SIDE}blocks\.\d+|{_SIDE}\w+|\w+")
 
 
 def match_lines(model: Model, weights: Weights, match: Match) -> list[str]:
