@@ -143,6 +143,7 @@ def test_what_was_spoken_is_kept_and_the_fingerprint_tells_it_apart(tmp_path, mo
     assert first == spoken(tmp_path / "another").fingerprint()
     others = [{"split_seed": 1}, {"readings": 2}, {"size": 23}, {"voices": FEW[:-1]}, {"language": "en-gb-scotland"}]
     assert len({first, *(spoken(tmp_path, **other).fingerprint() for other in others)}) == 6
+    assert len(list(tmp_path.glob("*.npz"))) == 6, "each was spoken anew"
     monkeypatch.setattr(voices, "speak", None)
     assert spoken(tmp_path).fingerprint() == first
     assert spoken(tmp_path, normalise="letters").fingerprint() == first, "numbers are letters already"

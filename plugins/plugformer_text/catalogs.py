@@ -9,7 +9,7 @@ from pathlib import Path
 from struct import error as StructError
 from typing import Any, Literal, NamedTuple
 
-import polib  # type: ignore[import-untyped]
+import polib
 
 from plugformer.data.files import unreadable
 from plugformer.errors import UserError
