@@ -443,7 +443,10 @@ def drop_a_tensor(folder: Path) -> None:
     [
         (shutil.rmtree, "no such folder"),
         (lambda folder: break_config(folder, model_type="lama"), "model_type=lama: no family .* Did you mean llama?"),
-        (lambda folder: break_config(folder, model_type=None), "model_type=None: no family .*\n  Known: bert, gpt2"),
+        (
+            lambda folder: break_config(folder, model_type=None),
+            "model_type=None: no family .*\n  Known: bart, bert, gpt2",
+        ),
         (lambda folder: break_config(folder, model_type="llama"), "config.json: no Llama that a model of ours can be"),
         (lambda folder: break_config(folder, n_layer=5), "GPT-2 that config.json describes: 24 of .* are missing"),
         (lambda folder: break_config(folder, n_layer=2.5), "backbone.num_layers=2.5: expected an integer"),

@@ -476,7 +476,7 @@ def test_a_task_that_generates_nothing_says_which_would(tmp_path, capsys):
     code, _, err = command(capsys, bert, "prompt=a")
     assert code == 2
     assert "bert: task=mlm can't go on with a sequence." in err
-    assert "task=causal_lm, task=prefix_lm" in err
+    assert "task=causal_lm, task=denoise, task=prefix_lm, task=seq2seq" in err
 
 
 def test_a_table_of_positions_holds_so_many(bounded, capsys):

@@ -174,6 +174,17 @@ def test_a_message_stands_once_and_both_of_its_forms_in_one_split(tmp_path):
         assert len(set.union(*groups)) == sum(map(len, groups)) == 36
 
 
+def test_messages_that_differ_in_capitals_alone_are_two_in_one_split(tmp_path):
+    both = [pair for n in range(12) for pair in ((f"save {n}", f"저장 {n}"), (f"Save {n}", f"저장하기 {n}"))]
+    save(catalog(*both), tmp_path)
+    for seed in range(4):
+        made = source(root=tmp_path, split_seed=seed, val_fraction=0.3, test_fraction=0.3)
+        assert pairs(made) == sorted(both)
+        held = [{sample["text"].lower() for sample in made.samples(split)} for split in SPLITS]
+        assert len(set.union(*held)) == sum(map(len, held)) == 12
+        assert made.left_out == {}
+
+
 def test_forms_that_meet_in_another_message_stand_with_it(tmp_path):
     """`b` is the plural of one and the singular of another; the three of them are one group."""
     chain = [("a", "b"), ("c", "d"), ("b", "c")]
@@ -276,6 +287,13 @@ def test_a_language_that_is_not_there_is_refused_with_those_that_are(tmp_path):
             source(root=tmp_path, language=asked).verify()
 
 
+def test_catalogs_that_say_no_language_are_told_how_to(tmp_path):
+    catalog(*numbered(3)).save(str(tmp_path / "Whatever.po"))
+    for root in (tmp_path, tmp_path / "Whatever.po"):
+        with pytest.raises(UserError, match=rf"nothing says which language the catalogs of {root} are in\.\n.*: ko,"):
+            source(root=root).verify()
+
+
 # ---------------------------------------------------------------------------------------------- packages
 
 
@@ -310,6 +328,7 @@ def test_catalogs_of_installed_packages_are_found_without_importing_them(package
     [
         ({"packages": ["shoutin"]}, r"data\.packages: no package shoutin is installed\.(.|\n)*data\.root"),
         ({"packages": ["polibb"]}, r"no package polibb is installed\. Did you mean polib\?"),
+        ({"packages": ["polib"]}, r"data\.packages: polib is a single module, without a folder\.$"),
         ({"packages": ["../x"]}, r"is installed"),
         ({"packages": ["shouting.outer"]}, r"data\.packages: shouting\.outer: no such folder in "),
         ({"packages": ["pytest"]}, r"data=gettext: package pytest has no catalogs, files that end in \.po or \.mo\."),

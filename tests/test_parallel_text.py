@@ -5,6 +5,7 @@ import csv
 import json
 import pickle
 import unicodedata
+from functools import cache
 from itertools import islice, product
 
 import pytest
@@ -18,7 +19,7 @@ from plugformer_text import code_docstrings
 from plugformer_text.code_docstrings import described, first_sentence
 from plugformer_text.standard_library import read_source, source_files
 
-ENGLISH = [f"Sentence{' ' * (1 + n // 40)}{n % 40}." for n in range(100)]
+ENGLISH = [f"{'Sentence' if n % 3 else 'sentence'}{' ' * (1 + n // 40)}{n % 40}." for n in range(100)]
 KOREAN = [f"{n}번째 문장." for n in range(100)]
 
 
@@ -35,8 +36,8 @@ def pairs(made):
 
 
 def keys(made):
-    """What stands in each split, sources that differ in white space taken as one."""
-    return [{" ".join(sample["text"].split()) for sample in made.samples(split)} for split in SPLITS]
+    """What stands in each split, sources that differ in white space or capitals taken as one."""
+    return [{" ".join(sample["text"].lower().split()) for sample in made.samples(split)} for split in SPLITS]
 
 
 def write(path, lines, *, end="\n", bom=False, last=True):
@@ -373,14 +374,15 @@ def test_what_is_left_of_a_function_is_the_function_without_its_docstring():
         assert ast.dump(written) == ast.dump(trees[line])
 
 
-@pytest.fixture
-def few_files(monkeypatch):
+@pytest.fixture(scope="module")
+def few_files():
     """Some of the library, of which all takes long to read."""
     few = {name: path for name, path in source_files().items() if name[0] in "jl"}
-    code_docstrings._all_functions.cache_clear()
-    monkeypatch.setattr(code_docstrings, "source_files", lambda: few)
-    yield few
-    code_docstrings._all_functions.cache_clear()
+    read = cache(code_docstrings._all_functions.__wrapped__)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(code_docstrings, "source_files", lambda: few)
+        patch.setattr(code_docstrings, "_all_functions", read)
+        yield few
 
 
 @pytest.mark.parametrize("group", ["package", "file", "function"])
@@ -398,11 +400,12 @@ def test_no_package_or_file_of_functions_is_divided(few_files, group):
     assert len(set(texts)) == len(texts) > 300
 
 
-def test_of_equal_functions_only_the_first_is_kept(few_files, monkeypatch):
+def test_of_equal_functions_only_the_first_is_kept(monkeypatch):
     files = {
         f"{name}.py": f'def f():\n    """From {name}."""\n    return{space}1\ndef {name}():\n    """Other."""\n    pass'
         for name, space in {"a": " ", "b": "  ", "c": " "}.items()
     }
+    monkeypatch.setattr(code_docstrings, "_all_functions", code_docstrings._all_functions.__wrapped__)
     monkeypatch.setattr(code_docstrings, "source_files", lambda: files)
     monkeypatch.setattr(code_docstrings, "read_source", files.get)
     made = source("code_docstrings", val_fraction=0.0)

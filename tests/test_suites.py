@@ -35,6 +35,7 @@ from plugformer.train.csv_logger import Csv, CsvLogger
 from plugformer.train.optimizers import AdamW
 from plugformer.train.schedules import Cosine
 from plugformer_huggingface.gpt2 import Gpt2
+from plugformer_huggingface.t5 import T5
 from plugformer_tasks.classification import Classification, Labels, MeanOfTokens
 from plugformer_text.text_bytes import TextBytes
 from plugformer_vision.digits import Digits
@@ -654,6 +655,11 @@ class NamesNothing(Gpt2):
             raise UserError("Something is missing.") from None
 
 
+class WritesAnyVocabulary(T5):
+    def reasons(self, config: Any, tokens: Any) -> Any:
+        yield from super().reasons({kind: config[kind] for kind in config if kind != "target_tokenizer"}, tokens)
+
+
 breaks(
     "family",
     composition_is_part_of_a_composition=NamesAStranger,
@@ -667,4 +673,5 @@ breaks(
     changes_nothing_that_it_is_given=ReadsInPlace,
     leaves_out_what_has_no_place=ReadsStrangers,
     says_which_tensors_are_missing=NamesNothing,
+    refuses_a_vocabulary_of_its_own_for_what_is_written=WritesAnyVocabulary,
 )

@@ -264,6 +264,24 @@ def test_a_trained_tokenizer_is_used_as_it_is(name, tmp_path):
             assert ids(other, HELD_OUT) == ids(first, HELD_OUT)
 
 
+def test_of_a_run_with_two_tokenizers_each_part_takes_its_own(tmp_path):
+    """And of one with one for both, that."""
+    (tmp_path / "config.yaml").write_text("")
+
+    def taken(kind, **context):
+        made = build(kind, {"name": "text_bpe", "from_run": tmp_path}, **context)
+        made.fit([])
+        return ids(made, HELD_OUT)
+
+    read, written = fitted("text_bpe"), fitted("text_bpe", TEXTS[::-3])
+    assert ids(read, HELD_OUT) != ids(written, HELD_OUT)
+    for folder, made in (("tokenizer", read), ("target_tokenizer", written)):
+        (tmp_path / folder).mkdir()
+        made.save(tmp_path / folder)
+        assert taken("tokenizer") == ids(read, HELD_OUT)
+        assert taken("target_tokenizer", writes=True) == ids(made, HELD_OUT)
+
+
 def test_a_trained_tokenizer_is_not_told_what_to_learn(tmp_path):
     for option in ({"vocab_size": 500}, {"min_frequency": 2}, {"normalisation": "nfc"}, {"lowercase": False}):
         (key,) = option

@@ -58,6 +58,15 @@ LESS = {
     "experiment=spoken_digits": FEW_VOICES,
     "experiment=spoken_digits_mae": FEW_VOICES,
     "experiment=spoken_digits_finetune": ["init_from=null", *FEW_VOICES],
+    "experiment=spoken_text": ["data.voices=[f1,f3,m1]", "data.size=20"],
+    "experiment=django_en_ko": ["tokenizer.vocab_size=300", "tokenizer.max_length=512"],
+    "experiment=code_docstrings": ["tokenizer.vocab_size=300", "data.max_source=300", "data.max_target=100"],
+    "experiment=t5_denoise": ["tokenizer.vocab_size=300"],
+}
+# Packages that are optional, by what needs them.
+NEEDS = {
+    **dict.fromkeys((choice for choice in LESS if "spoken" in choice), "espeakng_loader"),
+    "experiment=django_en_ko": "django",
 }
 
 
@@ -179,8 +188,8 @@ def test_every_configuration_file_runs(tmp_path, choice, monkeypatch):
     if choice == "experiment=audio_folder":
         (tmp_path / "clips").mkdir()
         files = [f"data.{key}={value}" for key, value in audio_folder(tmp_path / "clips").items()]
-    if "spoken_digits" in choice:
-        pytest.importorskip("espeakng_loader")
+    if choice in NEEDS:
+        pytest.importorskip(NEEDS[choice])
     config = quick_config(f"run_dir={tmp_path / 'run'}", choice, *short, *on_gpu, *files, *LESS.get(choice, []))
     if on_gpu:
         assert config["trainer"]["precision"] == "bf16-mixed"

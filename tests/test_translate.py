@@ -273,6 +273,12 @@ def test_to_draw_turns_beams_off(run):
     assert list(predict(run, ["a"], options=DRAWN)) == expected_of(run, ["a"], num_beams=1, **DRAWN)
 
 
+def test_a_source_that_is_cut_is_told_of(run):
+    with pytest.warns(UserWarning, match=r"^'long long .*'…: of its 50 tokens only the first 22 are read"):
+        (cut,) = predict(run, ["long " * 10])
+    assert cut["text"] == next(predict(run, [("long " * 10)[:22]]))["text"]
+
+
 def test_of_several_samples_each_says_which_it_is(run):
     made = list(predict(run, ["a", "b"], options={"num_samples": 2}))
     assert [(each["input"], each["sample"]) for each in made] == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
@@ -343,6 +349,7 @@ def test_all_that_cannot_be_read_is_named_before_anything_is_written(run, capsys
         ("predict", "draft=x", "draft: no option of plugformer predict: a draft is for one text at a time"),
         ("predict", "--pictures x", "pictures=x: task=seq2seq with tokenizer=text_bytes has nothing to show."),
         ("predict", "max_new_tokens=21", "max_new_tokens=21: more than position=learned has places (20).\n  Set "),
+        ("generate", "", "writes a text for what it reads, and nothing was given.\n  Set prompt=…, a text or"),
         ("generate", "prompt=", "An empty text: there is nothing to write for."),
         ("generate", "prompt=a max_new_tokens=21", "max_new_tokens=21: more than position=learned has places (20)."),
         ("generate", "prompt=a num_beams=300", "num_beams=300: more than there are tokens, 260."),

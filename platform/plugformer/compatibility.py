@@ -35,8 +35,8 @@ def check_target(config: Mapping[str, Any], *, target: Tokenizer | None) -> None
         )
     if not writes and "target_tokenizer" in config:
         raise UserError(
-            f"target_tokenizer={config['target_tokenizer']['name']}: task={task} writes no texts. Leave it out, or "
-            f"choose a task that does."
+            f"target_tokenizer={config['target_tokenizer']['name']}: task={task} writes no texts with a tokenizer "
+            "of their own. Leave it out, or choose a task that does."
         )
     if writes and target is not None and target.modality != "text":
         raise UserError(
@@ -65,9 +65,10 @@ def check_compatible(config: Mapping[str, Any], *, source: DataSpec, tokenizer: 
             f"tokenizer={name['tokenizer']} are {spec.token_kind}."
         )
     if backbone.direction not in needs.directions:
+        possible = " or ".join(sorted(needs.directions))
         raise UserError(
-            f"task={name['task']} with these options needs a {' or '.join(sorted(needs.directions))} backbone; "
-            f"backbone={name['backbone']} is {backbone.direction}."
+            f"task={name['task']} with these options needs {'an' if possible[0] in 'aeiou' else 'a'} {possible} "
+            f"backbone; backbone={name['backbone']} is {backbone.direction}."
             f"{_working('backbone', lambda cls: cls.direction in needs.directions)}"
         )
     if spec.overlaps and needs.separate_tokens:

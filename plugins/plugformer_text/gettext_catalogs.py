@@ -15,7 +15,7 @@ from plugformer.interfaces import Sample, Split
 from plugformer_text.catalogs import Message, find_catalogs, read_catalog, same_language
 from plugformer_text.installed import package_folder
 from plugformer_text.placeholders import mask, placeholders
-from plugformer_text.text_source import PairSource
+from plugformer_text.text_source import PairSource, same_source
 
 EXAMPLE = "django"  # whose catalogs are there by default
 
@@ -40,7 +40,7 @@ class Gettext(PairSource):
     Of a message that stands in several catalogs, or with several contexts, only the first translation is kept, in the
     order of the packages and of the files' names. Messages that are fuzzy, obsolete or not translated are left out.
     One that depends on a number is two: of one thing, and of as many as take the form that most numbers take in the
-    language. Both are in one split.
+    language. Both are in one split, as are messages that are equal but for capitals.
 
     Args:
         packages: installed packages whose catalogs are read, as in [django, wagtail]; by default django, where there
@@ -117,10 +117,15 @@ class Gettext(PairSource):
         where = f"package {name}" if name else f"{root}"
         if not found:
             raise UserError(f"data=gettext: {where} has no catalogs, files that end in .po or .mo.")
+        codes = sorted(filter(None, found))
+        if not codes:
+            raise UserError(
+                f"data.language={self.language}: nothing says which language the catalogs of {where} are in.\n"
+                "  Say it in their headers, as in Language: ko, or put them into ko/LC_MESSAGES, or name them ko.po."
+            )
         wanted = same_language(self.language)
         chosen = [path for code, paths in found.items() if same_language(code) == wanted for path in paths]
         if not chosen:
-            codes = sorted(filter(None, found))
             kin = [code for code in codes if _base(code) == _base(wanted)]
             what = f"data.language={self.language}: {where} has no such language"
             raise unknown(f"{what}, but {', '.join(kin)}" if kin else what, self.language, codes, "It has")
@@ -149,7 +154,7 @@ class Gettext(PairSource):
     def _splits(self) -> Mapping[Split, list[Sample]]:
         self.left_out = Counter(message.left_out for _, message in self._messages if message.left_out)
         pairs = list(self._pairs())
-        first = linked([(alike(pair.source), pair.message) for pair in pairs])
+        first = linked([(same_source(pair.source), pair.message) for pair in pairs])
         kept: dict[str, Sample] = {}
         for pair, number in zip(pairs, first, strict=True):
             sample = Sample(id=pair.id, text=pair.source, target_text=pair.target, group=alike(pairs[number].source))

@@ -17,6 +17,7 @@ from plugformer.errors import UserError, unknown
 from plugformer.interfaces import DataSource, DataSpec, Sample, Split, UnreadSamples
 from plugformer_text.hub_audio import check_clips, digest, load_dataset, stored, undecoded
 from plugformer_text.hub_columns import column_names, select, value
+from plugformer_text.text_source import same_source
 
 USUAL_NAMES: Mapping[Split, tuple[str, ...]] = {"val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 DRAW = "draw"
@@ -217,7 +218,8 @@ class Hub(DataSource):
             return str(value(row, self.columns["group"]))
         if "audio" in self.columns:
             return digest(row[self.columns["audio"]])
-        return _digest(alike(value(row, self.columns["text"])))
+        key = same_source if "target" in self.columns else alike
+        return _digest(key(value(row, self.columns["text"])))
 
     def has_content(self, row: Mapping[str, Any]) -> bool:
         """

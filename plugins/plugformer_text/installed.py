@@ -13,23 +13,21 @@ def package_folder(name: str) -> Path:
         name: as it is imported; what comes after a dot is a folder inside.
 
     Raises:
-        UserError: no such package is installed; names the nearest.
+        UserError: no such package is installed, in which case the nearest is named, or it has no such folder.
     """
     first, *inside = name.split(".")
-    places = _places(first)
-    if not places:
+    spec = find_spec(first) if first.isidentifier() else None
+    if spec is None:
         guess = nearest(first, packages_distributions())
         hint = f" Did you mean {guess}?" if guess else ""
         raise UserError(
             f"data.packages: no package {first} is installed.{hint}\n  Install it, or give its folder as data.root."
         )
+    places = list(spec.submodule_search_locations or [])
+    if not places:
+        raise UserError(f"data.packages: {first} is a single module, without a folder.")
     for place in places:
         folder = Path(place, *inside)
         if folder.is_dir():
             return folder
     raise UserError(f"data.packages: {name}: no such folder in {places[0]}.")
-
-
-def _places(name: str) -> list[str]:
-    spec = find_spec(name) if name.isidentifier() else None
-    return list(spec.submodule_search_locations or []) if spec else []

@@ -36,7 +36,9 @@ class LearnedTokenizer(TextTokenizer):
         sentinels: special tokens that no text becomes, to stand for what a task takes out of it, as in T5; to a `file`
             or `from_run` that has none they are added.
         file: a tokenizer.json of the tokenizers library or Hugging Face, to use instead of learning.
-        from_run: a run directory whose tokenizer to use instead of learning.
+        from_run: a run directory whose tokenizer to use instead of learning; for a target_tokenizer that of what is
+            written.
+        writes: whether its texts are to be written, beside a source that has another tokenizer.
 
     Raises:
         UserError: numbers that can't be, or options that a trained tokenizer has decided already.
@@ -61,6 +63,7 @@ class LearnedTokenizer(TextTokenizer):
         sentinels: int = 0,
         file: Path | None = None,
         from_run: Path | None = None,
+        writes: bool = False,
     ) -> None:
         super().__init__(
             max_length=max_length,
@@ -94,6 +97,7 @@ class LearnedTokenizer(TextTokenizer):
         self.normaliser = (normalisation or "none", bool(lowercase))
         self.file = file
         self.from_run = from_run
+        self.writes = writes
 
     def assume(self, data: DataSpec) -> None:
         if self.file is not None or self.from_run is not None:
@@ -145,7 +149,9 @@ class LearnedTokenizer(TextTokenizer):
 
     def _use_trained(self) -> None:
         if self.from_run is not None:
-            path, where = RunDir.open(self.from_run).tokenizer / "tokenizer.json", f"tokenizer.from_run={self.from_run}"
+            run, where = RunDir.open(self.from_run), f"tokenizer.from_run={self.from_run}"
+            has_two = self.writes and run.target_tokenizer.is_dir()
+            path = (run.target_tokenizer if has_two else run.tokenizer) / "tokenizer.json"
         else:
             path, where = Path(str(self.file)), f"tokenizer.file={self.file}"
         vocabulary = Vocabulary.read(path, where=where)

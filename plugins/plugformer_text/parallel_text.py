@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from plugformer.data.drawing import Drawing, alike
+from plugformer.data.drawing import Drawing
 from plugformer.data.files import listed
 from plugformer.data.records import Record, check_delimiter, read_csv, read_jsonl
 from plugformer.data.rows import Row, Rows
@@ -15,7 +15,7 @@ from plugformer.data.table import Table
 from plugformer.errors import UserError
 from plugformer.interfaces import Sample, Split
 from plugformer_text.aligned_lines import AlignedLines, SideBySide
-from plugformer_text.text_source import PairSource
+from plugformer_text.text_source import PairSource, same_source
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _JSON_LINES = (".jsonl", ".ndjson")
@@ -24,8 +24,8 @@ _JSON_LINES = (".jsonl", ".ndjson")
 class ParallelText(PairSource):
     """Pairs of a text and what is to be written for it: lines of files that go together, or columns of a table.
 
-    Equal sources never stand in two drawn splits. Where splits are given, or groups, a warning names the sources of
-    validation and test that are trained on.
+    Sources that are equal but for white space and capitals never stand in two drawn splits. Where splits are given, or
+    groups, a warning names the sources of validation and test that are trained on.
 
     Args:
         source: files of sources, one in each line, as in [corpus.en]; line n goes with line n of target's file.
@@ -149,7 +149,7 @@ class ParallelText(PairSource):
 
 
 def _key(row: Row) -> str:
-    return alike(row.values["source"])
+    return same_source(row.values["source"])
 
 
 def _sample(row: Row) -> Sample:

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
+from plugformer.data.drawing import alike
 from plugformer.data.fingerprint import fingerprint
 from plugformer.data.splits import SPLITS
 from plugformer.interfaces import DataSource, DataSpec, Sample, Split
@@ -42,6 +43,11 @@ class PairSource(TextSource):
     @property
     def spec(self) -> DataSpec:
         return DataSpec(frozenset({"id", "text", "target_text", "group"}))
+
+
+def same_source(text: str) -> str:
+    """Equal for sources that differ in white space or capitals alone, which therefore stand in the same split."""
+    return alike(text).casefold()
 
 
 def _target(sample: Sample) -> Iterator[str]:

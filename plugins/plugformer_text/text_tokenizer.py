@@ -1,5 +1,6 @@
 """What all tokenizers of text have in common: documents to sequences, sequences to batches."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -192,7 +193,15 @@ class TextTokenizer(Tokenizer):
             if parts:
                 parts.append(Document.special(specials["mask"]))
             parts.append(self.vocabulary.encode(text_of({"id": source, "text": text})))
-        return {**sample, "encoded": self._features(Document.join(parts), sample)}
+        document, room = Document.join(parts), self.max_length - len(self.around)
+        if len(document.ids) > room and self.truncation != "refuse":
+            kept = "first" if self.truncation == "right" else "last"
+            warnings.warn(
+                f"{source[:40]!r}…: of its {len(document.ids)} tokens only the {kept} {room} are read, since "
+                f"tokenizer.max_length={self.max_length}.",
+                stacklevel=2,
+            )
+        return {**sample, "encoded": self._features(document, sample)}
 
     def prompt(self, source: str) -> Features:
         """The text behind what stands at a document's front, however long it is."""

@@ -54,8 +54,13 @@ def main(argv: list[str]) -> int:
     from plugformer.generate import generate
     from plugformer.generating import has_sources
 
-    made = generate(path, prompts, settings, emit=_show if streams else None)
     goes_on = not has_sources(load_config(path))
+    if not goes_on and settings.prompt is None and settings.prompts is None:
+        raise UserError(
+            f"{path}: this run writes a text for what it reads, and nothing was given.\n"
+            "  Set prompt=…, a text or, of images and sounds, a file; or prompts=FILE, one a line."
+        )
+    made = generate(path, prompts, settings, emit=_show if streams else None)
     if streams and goes_on:
         _show(prompts[0])
     for text in made:

@@ -1,17 +1,19 @@
 """A model that goes on with sequences token by token."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from plugformer.errors import UserError
-from plugformer.interfaces import Attention, DecodingState, Features, Memory, Tokens
+from plugformer.interfaces import Attention, DecodingState, Features, Layout, Memory, Tokens
 from plugformer.model import Model, remembering
-from plugformer.nn.cache import Fixed, Growing
+from plugformer.nn.cache import Fixed, Growing, rounded
 
 CacheKind = Literal["growing", "fixed", "none"]
 Logits = Float[Tensor, "batch new vocab"]
@@ -33,7 +35,8 @@ class Session:
         cache: what is remembered between steps: `growing`, what there is; `fixed`, in memory of a fixed size, so that
             every step is the same to torch.compile; `none`, every step reads the whole sequence anew.
         compile: whether steps are compiled by torch.compile: once for all of the same number of sequences and tokens in
-            memory of the same size, over all sessions. Prompts, which come in every length, are read uncompiled.
+            memory of the same size, over all sessions. Prompts and sources, which come in every length, are read
+            uncompiled.
         backend: of torch.compile.
 
     Raises:
@@ -68,7 +71,7 @@ class Session:
             valid: which tokens are real; None if all are.
         """
         backbone = self.model.trunk.backbone
-        self.memory = None if self.source is None else backbone.encode(self.model.trunk.embed(self.source))
+        self.memory = None if self.source is None else self._read(self.source)
         self.ids, self.valid, self.prompt_length = ids, valid, ids.shape[1]
         self.left = self.room
         if valid is None:
@@ -145,6 +148,10 @@ class Session:
             self.memory = self.memory.select(groups * copies).repeat(copies)
         self._select(rows)
 
+    def _read(self, source: Features) -> Memory:
+        memory = self.model.trunk.backbone.encode(self.model.trunk.embed(source))
+        return _padded(memory) if self.cache == "fixed" else memory
+
     def _select(self, rows: Tensor) -> None:
         """All but the memory of sources."""
         self.next = self.next[rows]
@@ -160,6 +167,19 @@ class Session:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self.model.task.logits(self.model.trunk, hidden)
+
+
+def _padded(memory: Memory) -> Memory:
+    """Of one of the sizes of fixed memory; nobody sees what it is padded with, which lies on no grid."""
+    hidden, mask = memory.hidden, memory.mask
+    more = rounded(hidden.shape[1]) - hidden.shape[1]
+    valid = hidden.new_ones(hidden.shape[:2], dtype=torch.bool) if mask.valid is None else mask.valid
+    layout = mask.layout
+    if layout is not None:
+        coordinates = F.pad(layout.coordinates, (0, 0, 0, more))
+        layout = Layout(coordinates, F.pad(layout.grid_index, (0, more), value=-1), layout.grids, layout.leading)
+    padded = replace(mask, valid=F.pad(valid, (0, more)), layout=layout)
+    return Memory(F.pad(hidden, (0, 0, 0, more)), padded)
 
 
 def _next(

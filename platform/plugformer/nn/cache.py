@@ -14,7 +14,12 @@ New = Float[Tensor, "batch kv_heads new head_dim"]
 Seen = Float[Tensor, "batch kv_heads seen head_dim"]
 
 
-ROUNDED = 64  # sizes of fixed memory are multiples of it, so that prompts of like lengths share a compiled step
+ROUNDED = 64  # sizes of fixed memory are multiples of it, so that sequences of like lengths share a compiled step
+
+
+def rounded(length: int) -> int:
+    """The size of fixed memory for so many tokens."""
+    return -(-length // ROUNDED) * ROUNDED
 
 
 class Spare:
@@ -214,7 +219,7 @@ class FixedPlace:
         self.length = 0
 
     def begin(self, length: int, device: torch.device) -> None:
-        self.length = -(-length // ROUNDED) * ROUNDED
+        self.length = rounded(length)
         self.start = torch.zeros((), dtype=torch.long, device=device)
         self._end = torch.zeros((), dtype=torch.long, device=device)
 

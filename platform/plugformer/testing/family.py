@@ -13,7 +13,7 @@ from plugformer.interfaces import DataSpec, Embedding, Family, Features, Grid, L
 from plugformer.model import Model, Trunk
 from plugformer.registry import PARTS, build, check, offers
 from plugformer.testing.common import Suite, randomise
-from plugformer.testing.comparing import noise
+from plugformer.testing.comparing import applies_if, noise
 
 OF_MODEL = ("backbone", "block", "attention", "position", "norm", "feed_forward", "task")
 SPECIALS = {"pad": 1, "mask": 2, "bos": 3, "eos": 4}
@@ -102,10 +102,11 @@ class FamilySuite(Suite):
 
     def test_refuses_a_vocabulary_of_its_own_for_what_is_written(self) -> None:
         """What writes a sequence for another does so with one vocabulary for both."""
-        if build_backbone(self.config, self.tokens).direction == "encoder_decoder":
-            config = {**self.config, "target_tokenizer": {"name": "another"}}
-            message = _refusal(lambda: self.family.form(config, self.tokens, self.weights))
-            assert "target_tokenizer=another" in message, f"it is no reason in: {message}"
+        direction = build_backbone(self.config, self.tokens).direction
+        applies_if(direction == "encoder_decoder", f"is {direction}")
+        config = {**self.config, "target_tokenizer": {"name": "another"}}
+        message = _refusal(lambda: self.family.form(config, self.tokens, self.weights))
+        assert "target_tokenizer=another" in message, f"it is no reason in: {message}"
 
     def test_refuses_weights_of_another_model(self) -> None:
         name = min(self.weights)

@@ -15,8 +15,8 @@ from plugformer.weights.source import Weights
 
 OF_MODEL = ("backbone", "block", "attention", "cross_attention", "position", "norm", "feed_forward")
 UNSAID = {"cross_attention": {"name": "full"}}  # what a composition means where it leaves a part out
-# Options that change how a model is trained or begins, and not what it computes once it is trained.
 TARGET = "target_tokenizer"
+# Options that change how a model is trained or begins, and not what it computes once it is trained.
 OF_TRAINING = frozenset({"dropout", "embedding_dropout", "drop_path", "init", "residual_init"})
 
 
