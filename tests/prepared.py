@@ -230,7 +230,7 @@ MODELS_OF_TEXT = {
     "bidirectional": ["backbone=encoder", "task=mlm"],
     "causal": ["backbone=decoder", "task=causal_lm"],
     "prefix": ["backbone=prefix_lm", "task=prefix_lm"],
-    "encoder_decoder": ["backbone=encoder_decoder", "task=seq2seq"],
+    "encoder_decoder": ["backbone=encoder_decoder", "task=seq2seq", "loader.eval_batch_size=8"],  # writing takes long
 }
 # Tasks that need other samples or tokens than their direction tells.
 FOR_TASK = {
@@ -253,6 +253,7 @@ def run_with(kind: str, name: str, folder: Path) -> list[str]:
     if kind in OTHERS:
         chosen = ["data=hangul_names", "tokenizer=text_bytes", "tokenizer.max_length=16"]
         made = PREPARED.get((OTHERS[kind].plugins_of, name), lambda folder: {})(folder)
+        made = {**made, "min_frequency": 1} if made else made  # every name stands there once
         options = [f"{kind}.{key}={json.dumps(value, default=str)}" for key, value in made.items()]
         return [*chosen, *MODELS_OF_TEXT["encoder_decoder"], f"{kind}={name}", *options]
     made = PREPARED.get((kind, name), lambda folder: {})(folder)

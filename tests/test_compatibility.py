@@ -14,7 +14,9 @@ from plugformer.registry import build, register
 TEXT = ("data=python_docs", "tokenizer=text_bytes", "tokenizer.max_length=16")
 GPT = (*TEXT, "backbone=decoder", "task=causal_lm")
 REFUSED = {
-    ("tokenizer=text_bytes",): "tokenizer=text_bytes reads text, and data=digits has only id, image, label.\n"
+    (
+        "tokenizer=text_bytes",
+    ): "tokenizer=text_bytes reads text, and data=digits has only id, image, label, target_text.\n"
     "  These would work: tokenizer=vit_patch",
     (*TEXT, "task=classification"): "task=classification: the data has 0 labels, at least 2 are needed.",
     (*TEXT, "task=mae"): "task=mae needs continuous tokens; those of tokenizer=text_bytes are discrete.",

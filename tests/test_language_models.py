@@ -380,11 +380,11 @@ def test_names_what_is_likely_to_come_next():
         assert [each["probability"] for each in found["next"]] == pytest.approx(values.tolist(), rel=1e-5)
 
 
-def test_an_embedding_without_a_table_is_refused_by_what_is_tied():
+def test_an_embedding_without_a_table_is_refused_by_what_is_tied(monkeypatch):
     task, trunk = make("causal_lm")
-    without = SimpleNamespace(embedding=SimpleNamespace(table=None), embed=trunk.embed, backbone=trunk.backbone)
+    monkeypatch.setattr(type(trunk.embedding), "table", None)
     with pytest.raises(UserError, match=r"task.tied=true: .* no table(?s:.*)Set task.tied=false"):
-        task(without, batch(draw_ids(5)))
+        task(trunk, batch(draw_ids(5)))
 
 
 # ---------------------------------------------------------------------------------------------- prefix
@@ -580,7 +580,8 @@ def test_the_loss_of_a_split_does_not_depend_on_its_batches(name):
 
 
 def pretend_a_run(model, monkeypatch):
-    composition = {"tokenizer": {"name": "words"}, "position": {"name": "none"}}
+    composition = {"tokenizer": {"name": "words"}, "position": {"name": "none"}, "task": {"name": "mlm"}}
+    composition["backbone"] = {"name": "encoder"}
     monkeypatch.setattr(plugformer.predict, "load_config", lambda path: composition)
     monkeypatch.setattr(plugformer.predict, "load_run", lambda path, config, checkpoint: (Words(), model))
 

@@ -42,7 +42,7 @@ def tokens(x=None, **parts):
     return Tokens(noise(4, 9, 16).double() if x is None else x, Layout.of(TEXT), **parts)
 
 
-def stored(blocks, x, mask, caches):
+def stored(blocks, x, mask, *, memory, caches):
     """The formulas of Kitaev et al. 2020, equation 9, with everything kept."""
     x1 = x2 = x
     for block in blocks:
@@ -105,7 +105,7 @@ def test_chunks_change_nothing(chunks):
     assert_same(run(dropping), run(dropping, chunk_by_chunk))
 
 
-def chunk_by_chunk(blocks, x, mask, caches):
+def chunk_by_chunk(blocks, x, mask, *, memory, caches):
     """Pieces one after the other, with everything kept; a path is dropped for all of them."""
     y1 = y2 = x
     for block in blocks:

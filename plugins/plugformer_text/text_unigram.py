@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from plugformer.errors import UserError
 from plugformer_text.learned_tokenizer import LearnedTokenizer, Words
 from plugformer_text.vocabulary import out_of_reach
 
@@ -30,8 +31,14 @@ class TextUnigram(LearnedTokenizer):
             initial_alphabet=words.characters,
             show_progress=False,
         )
+        repeated = list(words.repeated(at_least=self.min_frequency))
+        if not repeated:
+            raise UserError(
+                f"tokenizer.min_frequency={self.min_frequency}: no word of the training text stands there so often.\n"
+                "  Set tokenizer.min_frequency=1."
+            )
         learning = Tokenizer(models.Unigram())
-        learning.train_from_iterator(words.repeated(at_least=self.min_frequency), trainer)
+        learning.train_from_iterator(repeated, trainer)
         scores = dict(json.loads(learning.to_str())["model"]["vocab"])
         del scores[str(self.unk)]
         pieces = [(str(self.unk), 0.0), *_canonical(scores)]

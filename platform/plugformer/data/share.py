@@ -1,7 +1,7 @@
 """A share of the training samples, to learn what few labels are enough for."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -24,8 +24,9 @@ def take_share(samples: Sequence[Sample], *, share: float, seed: int, labelled: 
         return samples
     classes: dict[int, list[int]] = defaultdict(list)
     if labelled:
+        known = known_of(samples)
         for index in range(len(samples)):
-            classes[known(samples, index)["label"]].append(index)
+            classes[known(index)["label"]].append(index)
     else:
         classes[0] = list(range(len(samples)))
     chosen = []
@@ -36,9 +37,9 @@ def take_share(samples: Sequence[Sample], *, share: float, seed: int, labelled: 
     return _Chosen(samples, sorted(chosen))
 
 
-def known(samples: Sequence[Sample], index: int) -> Sample:
-    """A sample, or what is known of it unread."""
-    return samples.known(index) if isinstance(samples, UnreadSamples) else samples[index]
+def known_of(samples: Sequence[Sample]) -> Callable[[int], Sample]:
+    """What gives the sample of a number or, where it is unread, what is known of it."""
+    return samples.known if isinstance(samples, UnreadSamples) else samples.__getitem__
 
 
 class _Chosen(UnreadSamples):
@@ -55,4 +56,4 @@ class _Chosen(UnreadSamples):
         return self.samples[self.numbers[index]]
 
     def known(self, index: int) -> Sample:
-        return known(self.samples, self.numbers[index])
+        return known_of(self.samples)(self.numbers[index])

@@ -3,13 +3,13 @@
 import warnings
 from collections.abc import Iterator, Sequence
 
-from plugformer.data.share import known
+from plugformer.data.share import known_of
 from plugformer.interfaces import Sample, Tokenizer
 
 
 def target_samples(samples: Sequence[Sample]) -> Iterator[Sample]:
     """Of each sample; those that are files stay unread."""
-    return (target_sample(known(samples, index)) for index in range(len(samples)))
+    return map(target_sample, map(known_of(samples), range(len(samples))))
 
 
 def target_sample(sample: Sample) -> Sample:
