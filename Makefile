@@ -40,11 +40,13 @@ bench: $(VENV)/.plugformer-dev ## the figures of docs/benchmarks.md; run nothing
 	$(BIN)/python benchmarks/front_end.py
 	$(BIN)/python benchmarks/audio_baselines.py
 	$(BIN)/python benchmarks/text_baselines.py
+	$(BIN)/python benchmarks/translation_baselines.py gettext 'packages=[django]' language=ko --seeds 10
 	$(BIN)/python benchmarks/ngram.py python_docs
 	$(BIN)/python benchmarks/ngram.py python_source
 	$(INSTALL) '.[peers]'
 	$(BIN)/python benchmarks/attention.py
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore benchmarks/generation.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/seq2seq_beam.py
 
 constraints: $(VENV)/.plugformer-dev ## write the installed versions down as the tested ones
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v ' @ ' > constraints.txt

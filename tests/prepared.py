@@ -230,11 +230,18 @@ MODELS_OF_TEXT = {
     "bidirectional": ["backbone=encoder", "task=mlm"],
     "causal": ["backbone=decoder", "task=causal_lm"],
     "prefix": ["backbone=prefix_lm", "task=prefix_lm"],
-    "encoder_decoder": ["backbone=encoder_decoder", "task=seq2seq", "loader.eval_batch_size=8"],  # writing takes long
+    # Writing takes long.
+    "encoder_decoder": [
+        "backbone=encoder_decoder",
+        "task=seq2seq",
+        "task.max_new_tokens=8",
+        "loader.eval_batch_size=8",
+    ],
 }
-# Tasks that need other samples or tokens than their direction tells.
+# What tasks need besides what their direction tells.
 FOR_TASK = {
     "answers": lambda folder: ["data=recall", *(f"data.{key}={value}" for key, value in recall(folder).items())],
+    "seq2seq": lambda folder: ["task.max_new_tokens=8", "loader.eval_batch_size=8"],
     "denoise": lambda folder: ["data=python_docs", "tokenizer.sentinels=8"],
     # A column for each label.
     "ctc": lambda folder: [
@@ -283,7 +290,8 @@ def run_with(kind: str, name: str, folder: Path) -> list[str]:
     texts = [] if kind == "data" else ["data=hangul_names" if direction == "encoder_decoder" else "data=python_docs"]
     more = FOR_TASK[name](folder) if kind == "task" and name in FOR_TASK else []
     bytes_of_them = [] if kind == "tokenizer" else ["tokenizer=text_bytes"]
-    return [*texts, *bytes_of_them, "tokenizer.max_length=16", *MODELS_OF_TEXT[direction], *chosen, *more]
+    model = MODELS_OF_TEXT[direction][: 1 if kind == "task" else None]  # its backbone
+    return [*texts, *bytes_of_them, "tokenizer.max_length=16", *model, *chosen, *more]
 
 
 def direction_of_text(kind: str, name: str, options: Mapping[str, Any]) -> str | None:

@@ -285,7 +285,7 @@ def _without(path):
         (lambda path: path.write_text(""), r"stamp 0_desc_es\.ogg: .*stamp 0\.txt: is empty\."),
         (
             lambda path: path.write_text("A\nfr.utf8=B\n"),
-            r"stamp 0\.txt has 2 lines, none of them like es\.utf8=\{text\}\.",
+            r"stamp 0\.txt has 2 lines, and none like es\.utf8=\{text\}\.",
         ),
         (lambda path: path.write_text("A\nes.utf8= \n"), r"stamp 0\.txt:2: the text is empty\."),
         (
@@ -308,7 +308,7 @@ def test_a_text_without_a_clip_is_told(stamps):
     (stamps / "a" / "stamp 0_desc_es.ogg").unlink()
     (stamps / "a" / "alone.txt").write_text("Not in Spanish\n", encoding="utf-8")
     made = source(**ROOT)
-    with pytest.warns(UserWarning, match=r"1 texts have no such file, and are not used: a/stamp 0\.txt$"):
+    with pytest.warns(UserWarning, match=r"1 text has no such file, and is not used: a/stamp 0\.txt$"):
         assert len(everything(made)) == 29
 
 

@@ -354,9 +354,11 @@ def test_tests_and_predictions_follow_beams_and_validation_the_best_path():
     trunk = Trunk(embedding=made_up_embedding(TARGET, dim=8), backbone=MeanOfVisible(dim=8, causal=False))
     reference = torch.tensor([list(b"over"), list(b"ove\xff")], dtype=torch.uint8)
     batch = {"inputs": {"ids": torch.zeros(2, 2, dtype=torch.long)}, "targets": {"reference": reference}}
-    written = {split: task.compared(trunk, batch, split=split)["written"] for split in ("val", "test")}
+    written = {
+        split: task.compared(trunk, batch, task(trunk, batch), split=split)["written"] for split in ("val", "test")
+    }
     assert written == {"val": ["", ""], "test": [task._texts([[A]])[0]] * 2}
-    assert task.compared(trunk, batch, split="val")["references"] == ["over", "ove"]
+    assert task.compared(trunk, batch, task(trunk, batch), split="val")["references"] == ["over", "ove"]
     (found, _) = task.describe(task(trunk, {**batch, "targets": {}}))
     assert found["text"] == written["test"][0]
     assert found["score"] == pytest.approx(torch.tensor(0.64).log().item())

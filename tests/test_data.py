@@ -123,7 +123,7 @@ def test_splits_partition_and_keep_the_shares_of_every_class():
         ([0, 1] * 9, 1.5, 0.1, r"data.val_fraction=1.5: must be at least 0 and less than 1"),
         ([0, 1] * 9, 0.1, -0.1, r"data.test_fraction=-0.1: must be at least 0 and less than 1"),
         ([0, 1] * 9, 0.5, 0.5, r"val_fraction=0.5 and data.test_fraction=0.5 leave nothing to train on"),
-        ([0, 1, 1], 0.1, 0.5, r"3 samples leave none for val; set data.val_fraction"),
+        ([0, 1, 1], 0.1, 0.5, r"of 3 samples none is left for val; set data.val_fraction"),
     ],
 )
 def test_splits_that_cannot_be_are_refused(labels, val, test, message):

@@ -199,6 +199,28 @@ def test_steps_are_compiled_once_for_all_sources(backend, options):
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=580)
 
 
+TAUGHT = """
+import torch
+from torch._dynamo.testing import CompileCounter
+from tests.two_sequences import SOURCE, model
+
+counted = set()
+for length in (3, 30):
+    torch._dynamo.reset()
+    made, counter = model("backbone.decoder=lstm", "tokenizer.max_length=32", "task.val_samples=0"), CompileCounter()
+    ids = torch.randint(0, 256, (3, length))
+    batch = {"inputs": SOURCE, "targets": {"ids": ids, "valid": ids >= 0, "following": ids}}
+    assert torch.equal(torch.compile(made, backend=counter)(batch).loss, made(batch).loss)
+    counted.add(counter.op_count)
+assert len(counted) == 1, counted
+"""
+
+
+@pytest.mark.slow
+def test_what_is_compiled_does_not_grow_with_what_a_recurrent_decoder_is_taught():
+    subprocess.run([sys.executable, "-c", TAUGHT], cwd=ROOT, check=True, timeout=580)
+
+
 # ---------------------------------------------------------------------------------------------- its parts
 
 

@@ -294,6 +294,23 @@ def test_catalogs_that_say_no_language_are_told_how_to(tmp_path):
             source(root=root).verify()
 
 
+def test_catalogs_without_a_language_beside_others_are_left_out_with_a_warning_that_names_them(tmp_path):
+    save(catalog(*numbered(5)), tmp_path)
+    for name in ("Whatever", "Other"):
+        catalog(*numbered(3, start=50)).save(str(tmp_path / f"{name}.po"))
+    told = (
+        rf"^data=gettext: nothing says which language these catalogs of {tmp_path} are in \(2\)\.\n"
+        rf"  {tmp_path}/Other\.po\n  {tmp_path}/Whatever\.po\n"
+        r"  They are left out\. Say it in their headers, as in Language: ko, or put them into ko/LC_MESSAGES, "
+        r"or name them ko\.po\.$"
+    )
+    with pytest.warns(UserWarning, match=told):
+        assert pairs(source(root=tmp_path)) == sorted(numbered(5))
+    (tmp_path / "Whatever.po").unlink()
+    catalog(*numbered(3, start=50), Language="ko").save(str(tmp_path / "Other.po"))
+    assert pairs(source(root=tmp_path)) == sorted([*numbered(5), *numbered(3, start=50)]), "as told, and unwarned"
+
+
 # ---------------------------------------------------------------------------------------------- packages
 
 

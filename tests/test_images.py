@@ -1,11 +1,14 @@
 """What is read from image files, whatever way they are written, and from folders of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from plugformer.data import scan
 from plugformer.errors import UserError
+from plugformer_vision.image_files import IMAGE
 from plugformer_vision.image_folder import ImageFolder
 from plugformer_vision.images import image_shape, read_image
 
@@ -106,7 +109,7 @@ def test_a_folder_that_was_verified_is_not_decoded_again(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     fill(tmp_path / "images")
     ImageFolder(root=tmp_path / "images").verify()
-    monkeypatch.setattr(ImageFolder, "inspect", staticmethod(refuse))
+    monkeypatch.setattr(ImageFolder, "medium", replace(IMAGE, inspect=refuse))
     ImageFolder(root=tmp_path / "images").verify()
     (tmp_path / "images" / "cat" / "0.png").touch()
     with pytest.raises(AssertionError, match=r"cat.0\.png is decoded"):

@@ -443,6 +443,7 @@ with tempfile.TemporaryDirectory() as folder:
 """
 
 
+@pytest.mark.slow
 def test_is_the_same_compiled_and_distributed():
     """In a process where shapes in annotations are not checked."""
     done = subprocess.run(

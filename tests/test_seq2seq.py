@@ -175,11 +175,11 @@ def test_texts_are_written_for_the_first_samples_of_validation_and_all_of_a_test
     sample["index"] = torch.tensor([5, 0, 3, 2, 9, 1])
     with torch.inference_mode():
         for split, expected in {"val": [1, 3, 5], "test": range(6), "train": range(6)}.items():
-            compared = whole.task.compared(whole.trunk, sample, split=split)
+            compared = whole.task.compared(whole.trunk, sample, whole(sample), split=split)
             assert compared["references"] == [TEXTS[number][::-1] for number in expected]
             assert len(compared["written"]) == len(expected)
         sample["index"] = torch.arange(3, 9)
-        assert whole.task.compared(whole.trunk, sample, split="val") == {}
+        assert whole.task.compared(whole.trunk, sample, whole(sample), split="val") == {}
 
 
 def test_without_targets_texts_are_written():
@@ -345,5 +345,5 @@ def test_it_learns_what_can_be_learned():
         optimizer.zero_grad()
         whole(sample).loss.backward()
         optimizer.step()
-    compared = whole.eval().task.compared(whole.trunk, sample, split="test")
+    compared = whole.eval().task.compared(whole.trunk, sample, whole(sample), split="test")
     assert compared["written"] == compared["references"]

@@ -355,6 +355,7 @@ def test_shapes_are_known_without_numbers(module: Attention, mask: Mask) -> None
         assert q.grad is not None
 
 
+@pytest.mark.slow
 def test_compiles_without_a_graph_break() -> None:
     """In a process of its own, where annotations aren't checked: torch.compile can't look into the checks."""
     subprocess.run([sys.executable, "-c", COMPILED], check=True)

@@ -206,7 +206,7 @@ def test_all_bad_files_are_named_before_training(tmp_path):
         ({"paths": []}, r"data.paths=\[\]: name at least one file"),
         ({"paths": ["{}/*/*"], "split_by": "paragraph"}, r"split_by=paragraph divides files: set data.document=par"),
         ({"paths": ["{}/*/*"], "val_fraction": 1.0}, r"data.val_fraction=1.0: must be at least 0 and less than 1"),
-        ({"paths": ["{}/*/00.txt"]}, r"1 samples in 1 groups can't be split into train, val, test"),
+        ({"paths": ["{}/*/00.txt"]}, r"1 sample in 1 group can't be split into train, val, test"),
     ],
 )  # fmt: skip
 def test_files_that_cannot_be_used_are_refused(corpus, options, message):

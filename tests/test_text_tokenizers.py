@@ -3,11 +3,13 @@
 import json
 import multiprocessing
 import re
+import warnings
 from pathlib import Path
 from pydoc_data.topics import topics
 
 import pytest
 import torch
+from tests.two_sequences import check
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer
 
@@ -198,6 +200,58 @@ def test_half_a_character_is_refused_by_name_and_place(name):
                 use({"id": "doc/1", "text": "no\ud83d"})
 
 
+LONG = "a b c d e f g h"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "use"),
+    [
+        ("text_bytes", {"max_length": 2}, None),
+        ("text_bytes", {"max_length": 10, "pad_to_multiple": 3}, None),
+        ("text_bytes", {"truncation": "left", "packing": "fit"}, None),
+        ("text_bytes", {"sentinels": -1}, None),
+        ("text_bytes", {"max_length": 5, "truncation": "refuse"}, lambda made: ids(made, LONG)),
+        ("text_bytes", {"bos": False, "eos": False}, lambda made: ids(made, "")),
+        ("text_bytes", {"bos": False}, lambda made: made.prompt("")),
+        ("text_bytes", {"max_length": 5}, lambda made: made.read(LONG)),
+        ("text_bpe", {"vocab_size": 0}, None),
+        ("text_bpe", {"file": Path("nowhere"), "from_run": Path("nowhere")}, None),
+        ("text_bpe", {"file": Path("nowhere"), "vocab_size": 300}, None),
+        ("text_bpe", {"file": Path("nowhere")}, lambda made: made.fit([])),
+        ("text_bpe", {"vocab_size": 300}, lambda made: made.fit([])),
+        ("text_bpe", {"vocab_size": 10}, lambda made: made.fit(samples())),
+        ("text_bpe", {"vocab_size": 100_000}, lambda made: made.fit(samples())),
+        ("text_wordpiece", {"vocab_size": 10}, lambda made: made.fit(samples())),
+        ("text_unigram", {"min_frequency": 9}, lambda made: made.fit(samples([LONG]))),
+        ("text_symbols", {"vocab_size": 9, "max_length": 5}, lambda made: made.fit(samples([LONG] * 2))),
+    ],
+)
+def test_messages_name_the_options_of_the_part_that_a_tokenizer_is(name, options, use):
+    """Those of the target's tokenizer, where it is that one's."""
+
+    def said(part):
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            try:
+                made = build(part, {"name": name, **options}, part=part)
+                assert use is not None, "no mistake"
+                use(made)
+            except UserError as error:
+                return str(error)
+        return "\n".join(str(warning.message) for warning in warned)
+
+    of_target = said("target_tokenizer")
+    assert re.search(r"\btarget_tokenizer\.\w", of_target)
+    assert not re.search(r"\btokenizer\.(?!json)", of_target)
+    assert of_target.replace("target_tokenizer.", "tokenizer.") == said("tokenizer")
+
+
+def test_a_composition_says_which_part_a_tokenizer_is():
+    for part in ("tokenizer", "target_tokenizer"):
+        with pytest.raises(UserError, match=rf"^{part}\.max_length=2: must be at least 3, to have room for text\.$"):
+            check("target_tokenizer=text_bytes", f"{part}.max_length=2")
+
+
 # ---------------------------------------------------------------------------------------------- special tokens
 
 
@@ -279,7 +333,7 @@ def test_of_a_run_with_two_tokenizers_each_part_takes_its_own(tmp_path):
         (tmp_path / folder).mkdir()
         made.save(tmp_path / folder)
         assert taken("tokenizer") == ids(read, HELD_OUT)
-        assert taken("target_tokenizer", writes=True) == ids(made, HELD_OUT)
+        assert taken("target_tokenizer", part="target_tokenizer") == ids(made, HELD_OUT)
 
 
 def test_a_trained_tokenizer_is_not_told_what_to_learn(tmp_path):

@@ -59,8 +59,14 @@ LESS = {
     "experiment=spoken_digits_mae": FEW_VOICES,
     "experiment=spoken_digits_finetune": ["init_from=null", *FEW_VOICES],
     "experiment=spoken_text": ["data.voices=[f1,f3,m1]", "data.size=20"],
-    "experiment=django_en_ko": ["tokenizer.vocab_size=300", "tokenizer.max_length=512"],
-    "experiment=code_docstrings": ["tokenizer.vocab_size=300", "data.max_source=300", "data.max_target=100"],
+    "experiment=django_en_ko": ["tokenizer.vocab_size=300", "tokenizer.max_length=512", "task.max_new_tokens=8"],
+    "experiment=code_docstrings": [
+        "tokenizer.vocab_size=300",
+        "data.max_source=300",
+        "data.max_target=100",
+        "task.max_new_tokens=8",
+    ],
+    "experiment=hangul_names": ["loader.eval_batch_size=8"],
     "experiment=t5_denoise": ["tokenizer.vocab_size=300"],
 }
 # Packages that are optional, by what needs them.

@@ -56,7 +56,7 @@ def build_target_tokenizer(config: Config, tokenizer: Tokenizer) -> Tokenizer | 
     """What makes tokens of texts that are to be written: a tokenizer of their own, or that of the source if it is of
     text, too."""
     if "target_tokenizer" in config:
-        return build("target_tokenizer", config["target_tokenizer"], writes=True)
+        return build("target_tokenizer", config["target_tokenizer"], part="target_tokenizer")
     return tokenizer if tokenizer.modality == "text" else None
 
 

@@ -41,6 +41,11 @@ def unknown(what: str, word: str, known: Iterable[str], possible: str = "Possibl
     return UserError(f"{what}.{hint}\n  {possible}: {', '.join(known) or 'none'}")
 
 
+def counted(number: int, noun: str) -> str:
+    """As in "1 file" and "2 files"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def message(error: Exception) -> str:
     """An error in one message: a user's mistake in its own words, anything else with its type and the way to more."""
     if isinstance(error, UserError):

@@ -1024,10 +1024,10 @@ class Task(nn.Module, ABC):
         """New torchmetrics by name, updated with `Output.predictions` and `Output.targets` after every batch, and with
         those of `compared` that they name."""
 
-    def compared(self, trunk: Trunk, batch: Batch, *, split: Split) -> Mapping[str, Any]:
+    def compared(self, trunk: Trunk, batch: Batch, output: Output, *, split: Split) -> Mapping[str, Any]:
         """What else metrics are given in evaluation, by name, such as texts that were written and what they should be.
 
-        Called once a batch of a split, after `forward`.
+        Called once a batch of a split, with the output of `forward`.
         """
         return {}
 

@@ -61,7 +61,7 @@ def _interface(name: str) -> str:
 
 KINDS: Mapping[str, Kind] = {
     "data": Kind("raw samples in three splits", _interface("DataSource")),
-    "tokenizer": Kind("samples of one modality to tokens", _interface("Tokenizer"), frozenset({"writes"})),
+    "tokenizer": Kind("samples of one modality to tokens", _interface("Tokenizer"), frozenset({"part"})),
     "backbone": Kind(
         "tokens to hidden states",
         _interface("Backbone"),

@@ -2,17 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from plugformer.data.audio import VERSION, AudioInfo, check_audio, read_audio
-from plugformer.data.audio_files import rate_and_duration
+from plugformer.data.audio_files import AUDIO
 from plugformer.data.drawing import Drawing
 from plugformer.data.of_rows import DataOfRows
 from plugformer.data.records import Record, check_delimiter, read_csv, read_jsonl
 from plugformer.data.table import Table
-from plugformer.interfaces import DataSpec
 
 
 class AudioTable(DataOfRows):
@@ -40,9 +37,7 @@ class AudioTable(DataOfRows):
             in two groups or in two given splits.
     """
 
-    key = "audio"
-    version = VERSION
-    read = staticmethod(read_audio)
+    medium = AUDIO
     kind: ClassVar[str]
 
     def __init__(
@@ -84,15 +79,6 @@ class AudioTable(DataOfRows):
     @abstractmethod
     def _read(self, path: Path) -> Iterator[Record]:
         """The records of a table; one that can't be read at all raises UserError."""
-
-    @staticmethod
-    def inspect(path: Path) -> AudioInfo:
-        return check_audio(path)
-
-    @cached_property
-    def spec(self) -> DataSpec:
-        rate, duration = rate_and_duration(self)
-        return DataSpec(self.keys, labels=self.rows.labels, rate=rate, duration=duration)
 
 
 class AudioCsv(AudioTable):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import cycle
 from pathlib import Path
@@ -9,12 +10,12 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from plugformer.data.audio import VERSION, AudioInfo, audio_info, check_audio, read_audio
+from plugformer.data.audio import AudioInfo, audio_info, check_audio, read_audio
+from plugformer.data.audio_files import AUDIO
 from plugformer.data.drawing import check_trained
 from plugformer.data.files import read_text, refuse
 from plugformer.data.fingerprint import fingerprint
 from plugformer.data.of_files import DataOfFiles, FileSamples
-from plugformer.data.scan import Scanner
 from plugformer.data.splits import SPLITS
 from plugformer.errors import UserError, unknown
 from plugformer.interfaces import Audio, DataSpec, Sample, Split
@@ -66,6 +67,8 @@ class SpeechCommands(DataOfFiles):
             as published.
     """
 
+    medium = replace(AUDIO, kind="speech")
+
     def __init__(
         self,
         *,
@@ -76,7 +79,7 @@ class SpeechCommands(DataOfFiles):
         sample_seed: int = 0,
         bad_files: Literal["fail", "skip"] = "fail",
     ) -> None:
-        super().__init__(scanner=Scanner(kind="speech", version=VERSION, probe=_inspect), bad_files=bad_files)
+        super().__init__(bad_files=bad_files)
         self.root = root.expanduser()
         self.words = words
         self.unknown = unknown
@@ -87,11 +90,26 @@ class SpeechCommands(DataOfFiles):
     def where(self) -> str:
         return f"data.root={self.root}"
 
+    @property
+    def keys(self) -> frozenset[str]:
+        return frozenset({"id", "audio", "label", "group"})
+
     @cached_property
+    def labels(self) -> tuple[str, ...]:
+        return (*self._chosen, *([UNKNOWN] if self.unknown else []), *([SILENCE] if self.silence else []))
+
+    @property
     def spec(self) -> DataSpec:
-        extra = [*([UNKNOWN] if self.unknown else []), *([SILENCE] if self.silence else [])]
-        keys = frozenset({"id", "audio", "label", "group"})
-        return DataSpec(keys, labels=(*self._chosen, *extra), rate=RATE, duration=FRAMES / RATE)
+        return DataSpec(self.keys, labels=self.labels, rate=RATE, duration=FRAMES / RATE)
+
+    def probe(self, path: Path) -> AudioInfo:
+        info = check_audio(path)
+        if info.rate != RATE or (info.frames > FRAMES and path.parent.name != NOISE):
+            raise UserError(
+                f"{path}: not as published: {info.duration:g} s at {info.rate} Hz; clips have {RATE} Hz and 1 s at "
+                "most."
+            )
+        return info
 
     @cached_property
     def _folders(self) -> tuple[str, ...]:
@@ -186,9 +204,9 @@ class SpeechCommands(DataOfFiles):
         for split, clips in splits.items():
             if not clips:
                 raise UserError(f"{self.where}: {split} has no clip of {', '.join(self._chosen)}.")
-        labels = {split: [self.spec.labels.index(clip.label) for clip in clips] for split, clips in splits.items()}
+        labels = {split: [self.labels.index(clip.label) for clip in clips] for split, clips in splits.items()}
         check_trained(
-            self.spec.labels,
+            self.labels,
             labels,
             self.where,
             lacks="train has no clip of {} that can be used, so it can't be learned",
@@ -225,11 +243,11 @@ class SpeechCommands(DataOfFiles):
         return _Clip(f"{name}/{split}/{number}", path, SILENCE, group, (start, start + length), gain)
 
     def samples(self, split: Split) -> Sequence[Sample]:
-        return FileSamples([(clip, self._known(clip)) for clip in self._splits[split]], "audio", _heard)
+        return FileSamples([(clip, self._known(clip)) for clip in self._splits[split]], self.medium.key, _heard)
 
     def _known(self, clip: _Clip) -> Sample:
         """All but the audio."""
-        return Sample(id=clip.id, label=self.spec.labels.index(clip.label), group=clip.group)
+        return Sample(id=clip.id, label=self.labels.index(clip.label), group=clip.group)
 
     def fingerprint(self) -> str:
         return fingerprint(self._fingerprint_parts())
@@ -247,12 +265,3 @@ def _heard(clip: _Clip) -> Audio:
         return audio
     first, end = clip.cut
     return Audio(audio.waveform[:, first:end] * clip.gain, audio.rate)
-
-
-def _inspect(path: Path) -> AudioInfo:
-    info = check_audio(path)
-    if info.rate != RATE or (info.frames > FRAMES and path.parent.name != NOISE):
-        raise UserError(
-            f"{path}: not as published: {info.duration:g} s at {info.rate} Hz; clips have {RATE} Hz and 1 s at most."
-        )
-    return info

@@ -10,10 +10,11 @@ from typing import Literal, NamedTuple
 import torch
 
 from plugformer.data.cache import Arrays, cached
+from plugformer.data.drawing import Drawing
 from plugformer.data.fingerprint import fingerprint
 from plugformer.data.phrases import letters
-from plugformer.data.splits import SPLITS, check_fractions, place, split_by_group
-from plugformer.errors import UserError, unknown
+from plugformer.data.splits import SPLITS
+from plugformer.errors import UserError, counted, unknown
 from plugformer.interfaces import DataSource, DataSpec, Sample, Split
 from plugformer.nn.initialise import seed_for
 from plugformer_audio.espeak import RATE
@@ -71,7 +72,6 @@ class SpokenText(DataSource):
         split_seed: int = 0,
         cache: Path | None = None,
     ) -> None:
-        check_fractions(val_fraction, test_fraction)
         for name, number in {"size": size, "readings": readings}.items():
             if number is not None and number < 1:
                 raise UserError(f"data.{name}={number}: must be at least 1.")
@@ -86,9 +86,7 @@ class SpokenText(DataSource):
         self.readings = readings
         self.normalise = normalise
         self.voices = chosen("voices", VOICES if voices is None else voices, VOICES)
-        self.val_fraction = val_fraction
-        self.test_fraction = test_fraction
-        self.split_seed = split_seed
+        self.drawing = Drawing(val_fraction=val_fraction, test_fraction=test_fraction, seed=split_seed)
         self.cache = cache
 
     @property
@@ -103,7 +101,7 @@ class SpokenText(DataSource):
         return {name: known[name] for name in self._shuffled(list(known), "sentences")[: self.size]}
 
     def _shuffled(self, names: list[str], what: str) -> list[str]:
-        generator = torch.Generator().manual_seed(seed_for(self.split_seed, what))
+        generator = torch.Generator().manual_seed(seed_for(self.drawing.seed, what))
         return [names[index] for index in torch.randperm(len(names), generator=generator).tolist()]
 
     @cached_property
@@ -111,17 +109,14 @@ class SpokenText(DataSource):
         return {split: self._cast(self._parts(split, list(self._sentences)), split) for split in SPLITS}
 
     def _parts(self, split: Split, names: list[str]) -> list[str]:
-        drawn = split_by_group(
-            names, val_fraction=self.val_fraction, test_fraction=self.test_fraction, seed=self.split_seed
-        )
-        return place(names, drawn)[split]
+        return self.drawing.divide(names, group=str)[split]
 
     def _cast(self, names: list[str], split: Split) -> list[Reading]:
         """Who reads what: everybody about as much."""
         voices = self._shuffled(self._parts(split, list(self.voices)), f"voices of {split}")
         if names and self.readings > len(voices):
             raise UserError(
-                f"data.readings={self.readings}: {split} has {len(voices)} of {len(self.voices)} voices.\n"
+                f"data.readings={self.readings}: {split} has {len(voices)} of {counted(len(self.voices), 'voice')}.\n"
                 "  Set more data.voices, or a greater share for it."
             )
         turns = [(turn, name) for turn, name in enumerate(name for name in names for _ in range(self.readings))]

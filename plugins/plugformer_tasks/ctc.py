@@ -87,23 +87,21 @@ class Ctc(Task):
         self.head = CtcHead(dim=dim, target=target)
 
     def forward(self, trunk: Trunk, batch: Batch) -> CtcOutput:
-        steps = self._steps(trunk, batch)
+        tokens = trunk.embed(batch["inputs"])
+        steps = self.head(self.dropout(trunk.backbone(tokens)), tokens.mask(causal=False))
         ids = batch["targets"].get("ids")
         if ids is None:
             return CtcOutput(None, steps.log_probs, None, weight=len(steps.lengths), lengths=steps.lengths)
         loss, weight = self.head.loss(steps, ids), self.head.items(steps, ids).sum()
         return CtcOutput(loss, steps.log_probs, ids, weight=weight, lengths=steps.lengths)
 
-    def _steps(self, trunk: Trunk, batch: Batch) -> Steps:
-        tokens = trunk.embed(batch["inputs"])
-        return self.head(self.dropout(trunk.backbone(tokens)), tokens.mask(causal=False))
-
     def metrics(self) -> Mapping[str, Metric]:
         return text_metrics(METRICS)
 
-    def compared(self, trunk: Trunk, batch: Batch, *, split: Split) -> Mapping[str, Any]:
+    def compared(self, trunk: Trunk, batch: Batch, output: Output, *, split: Split) -> Mapping[str, Any]:
         num_beams = 1 if split == "val" else self.num_beams
-        written = decode(self._steps(trunk, batch), blank=self.head.blank, num_beams=num_beams)
+        assert isinstance(output, CtcOutput), "of another task"
+        written = decode(output.steps, blank=self.head.blank, num_beams=num_beams)
         return compared_texts(self._texts(written), references(batch["targets"]["reference"]))
 
     def describe(self, output: Output) -> list[dict[str, Any]]:

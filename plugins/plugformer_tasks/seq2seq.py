@@ -6,7 +6,7 @@ from typing import Any, Literal
 from torchmetrics import Metric
 
 from plugformer.errors import UserError
-from plugformer.interfaces import Batch, Features, Memory, Needs, Split, Targets, Tokenizer, TokenSpec, Trunk
+from plugformer.interfaces import Batch, Features, Memory, Needs, Output, Split, Targets, Tokenizer, TokenSpec, Trunk
 from plugformer_tasks.ctc_head import CtcHead
 from plugformer_tasks.ctc_targets import FittingTargets
 from plugformer_tasks.language_model import Accuracy, Perplexity, TokensOutput
@@ -123,7 +123,7 @@ class Seq2Seq(Writer):
     def metrics(self) -> Mapping[str, Metric]:
         return {"accuracy": Accuracy(), "perplexity": Perplexity(), **text_metrics(self.metric_names)}
 
-    def compared(self, trunk: Trunk, batch: Batch, *, split: Split) -> Mapping[str, Any]:
+    def compared(self, trunk: Trunk, batch: Batch, output: Output, *, split: Split) -> Mapping[str, Any]:
         """Texts as they are written and as they should be; of validation's first samples alone, however batched."""
         if not self.metric_names:
             return {}

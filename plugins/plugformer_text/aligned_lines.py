@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from plugformer.data.drawing import Drawing
 from plugformer.data.files import listed, match_files, refuse
 from plugformer.data.rows import Row, Rows
-from plugformer.errors import UserError
+from plugformer.errors import UserError, counted
 from plugformer.interfaces import Split
 
 BOM = b"\xef\xbb\xbf"
@@ -92,7 +92,7 @@ def _pairs(split: Split, sides: SideBySide) -> list[tuple[Split, Path, Path]]:
     source, target = (match_each(f"{prefix}{side}", names) for side, names in sides._asdict().items())
     if len(source) != len(target):
         raise UserError(
-            f"data.{prefix}source: {len(source)} files, but {len(target)} of data.{prefix}target.\n"
+            f"data.{prefix}source: {counted(len(source), 'file')}, but {len(target)} of data.{prefix}target.\n"
             "  The first of one goes with the first of the other, and so on."
         )
     return [(split, one, other) for one, other in zip(source, target, strict=True)]
@@ -114,7 +114,8 @@ def _aligned(source: Path, target: Path) -> Iterator[tuple[int, str, str, str]]:
     if len(ours) != len(theirs):
         longer, alone = source if len(ours) > len(theirs) else target, min(len(ours), len(theirs)) + 1
         raise UserError(
-            f"{source} has {len(ours)} lines, {target} has {len(theirs)}; the first that is alone is {longer}:{alone}."
+            f"{source} has {counted(len(ours), 'line')}, {target} has {len(theirs)}; the first that is alone is "
+            f"{longer}:{alone}."
         )
     for line, raw in enumerate(zip(ours, theirs, strict=True), 1):
         texts, problems = [], []

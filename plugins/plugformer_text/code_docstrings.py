@@ -7,8 +7,7 @@ from functools import cache, cached_property
 from itertools import dropwhile
 from typing import Literal, NamedTuple
 
-from plugformer.data.drawing import alike
-from plugformer.data.splits import check_fractions, place, split_by_group
+from plugformer.data.drawing import Drawing, alike
 from plugformer.errors import UserError
 from plugformer.interfaces import Sample, Split
 from plugformer_text.standard_library import read_source, source_files
@@ -47,16 +46,13 @@ class CodeDocstrings(PairSource):
         test_fraction: float = 0.1,
         split_seed: int = 0,
     ) -> None:
-        check_fractions(val_fraction, test_fraction)
         for name, limit in {"max_source": max_source, "max_target": max_target}.items():
             if limit is not None and limit < 1:
                 raise UserError(f"data.{name}={limit}: must be at least 1.")
         self.group = group
         self.max_source = max_source
         self.max_target = max_target
-        self.val_fraction = val_fraction
-        self.test_fraction = test_fraction
-        self.split_seed = split_seed
+        self.drawing = Drawing(val_fraction=val_fraction, test_fraction=test_fraction, seed=split_seed)
 
     @cached_property
     def _splits(self) -> Mapping[Split, list[Sample]]:
@@ -65,13 +61,7 @@ class CodeDocstrings(PairSource):
             raise UserError(
                 f"data.max_source={self.max_source}, data.max_target={self.max_target}: no function is that short."
             )
-        drawn = split_by_group(
-            [sample["group"] for sample in samples],
-            val_fraction=self.val_fraction,
-            test_fraction=self.test_fraction,
-            seed=self.split_seed,
-        )
-        return place(samples, drawn)
+        return self.drawing.divide(samples, group=lambda sample: sample["group"])
 
     def _fits(self, found: "_Described") -> bool:
         limits = ((found.source, self.max_source), (found.sentence, self.max_target))

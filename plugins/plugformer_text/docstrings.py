@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cache, cached_property
 
-from plugformer.data.drawing import alike
-from plugformer.data.splits import SPLITS, place, split_by_group
-from plugformer.errors import UserError
+from plugformer.data.drawing import Drawing, alike
+from plugformer.data.splits import SPLITS
+from plugformer.errors import UserError, counted
 from plugformer.interfaces import DataSpec, Sample, Split
 from plugformer_text.standard_library import read_source, source_files
 from plugformer_text.text_source import TextSource
@@ -40,9 +40,7 @@ class Docstrings(TextSource):
         split_seed: int = 0,
     ) -> None:
         self.min_per_class = min_per_class
-        self.val_fraction = val_fraction
-        self.test_fraction = test_fraction
-        self.split_seed = split_seed
+        self.drawing = Drawing(val_fraction=val_fraction, test_fraction=test_fraction, seed=split_seed)
 
     @property
     def spec(self) -> DataSpec:
@@ -63,8 +61,8 @@ class Docstrings(TextSource):
             most = Counter({package: len(own) for package, own in packages.items()}).most_common(3)
             largest = ", ".join(f"{package} {count}" for package, count in most)
             raise UserError(
-                f"data.min_per_class={self.min_per_class}: leaves {len(kept)} packages, at least 2 are needed.\n"
-                f"  The most docstrings: {largest}."
+                f"data.min_per_class={self.min_per_class}: leaves {counted(len(kept), 'package')}, at least 2 are "
+                f"needed.\n  The most docstrings: {largest}."
             )
         return kept
 
@@ -73,13 +71,7 @@ class Docstrings(TextSource):
         splits: dict[Split, list[Sample]] = {split: [] for split in SPLITS}
         for label, own in enumerate(self._packages.values()):
             samples = [Sample(**sample, label=label) for sample in own]
-            drawn = split_by_group(
-                [sample["group"] for sample in own],
-                val_fraction=self.val_fraction,
-                test_fraction=self.test_fraction,
-                seed=self.split_seed,
-            )
-            for split, part in place(samples, drawn).items():
+            for split, part in self.drawing.divide(samples, group=lambda sample: sample["group"]).items():
                 splits[split] += part
         return splits
 

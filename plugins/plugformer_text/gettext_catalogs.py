@@ -7,10 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from plugformer.data.drawing import alike
+from plugformer.data.drawing import Drawing, alike
 from plugformer.data.files import listed
-from plugformer.data.splits import check_fractions, linked, place, split_by_group
-from plugformer.errors import UserError, unknown
+from plugformer.data.splits import linked
+from plugformer.errors import UserError, counted, unknown
 from plugformer.interfaces import Sample, Split
 from plugformer_text.catalogs import Message, find_catalogs, read_catalog, same_language
 from plugformer_text.installed import package_folder
@@ -18,6 +18,7 @@ from plugformer_text.placeholders import mask, placeholders
 from plugformer_text.text_source import PairSource, same_source
 
 EXAMPLE = "django"  # whose catalogs are there by default
+_SAY_IT = "Say it in their headers, as in Language: ko, or put them into ko/LC_MESSAGES, or name them ko.po."
 
 
 class _Pair(NamedTuple):
@@ -79,7 +80,6 @@ class Gettext(PairSource):
         test_fraction: float = 0.1,
         split_seed: int = 0,
     ) -> None:
-        check_fractions(val_fraction, test_fraction)
         if min_words < 1:
             raise UserError(f"data.min_words={min_words}: must be at least 1.")
         self.packages = [EXAMPLE] if packages is None and root is None else packages or []
@@ -89,9 +89,7 @@ class Gettext(PairSource):
         self.placeholders = placeholders
         self.min_words = min_words
         self.bad_files = bad_files
-        self.val_fraction = val_fraction
-        self.test_fraction = test_fraction
-        self.split_seed = split_seed
+        self.drawing = Drawing(val_fraction=val_fraction, test_fraction=test_fraction, seed=split_seed)
         self.left_out: Counter[str] = Counter()
         if not self.packages and root is None:
             raise UserError("data.packages=[]: name at least one package, or a folder as data.root.")
@@ -120,8 +118,14 @@ class Gettext(PairSource):
         codes = sorted(filter(None, found))
         if not codes:
             raise UserError(
-                f"data.language={self.language}: nothing says which language the catalogs of {where} are in.\n"
-                "  Say it in their headers, as in Language: ko, or put them into ko/LC_MESSAGES, or name them ko.po."
+                f"data.language={self.language}: nothing says which language the catalogs of {where} are in."
+                f"\n  {_SAY_IT}"
+            )
+        if unsaid := found.get("", []):
+            warnings.warn(
+                f"data=gettext: nothing says which language these catalogs of {where} are in ({len(unsaid)}).\n"
+                f"{listed(list(map(str, unsaid)))}\n  They are left out. {_SAY_IT}",
+                stacklevel=2,
             )
         wanted = same_language(self.language)
         chosen = [path for code, paths in found.items() if same_language(code) == wanted for path in paths]
@@ -142,7 +146,8 @@ class Gettext(PairSource):
             except UserError as error:
                 problems.append(str(error))
         if problems:
-            told = f"data=gettext: {len(problems)} of {len(catalogs)} catalogs can't be read.\n{listed(problems)}\n "
+            told = f"data=gettext: {len(problems)} of {counted(len(catalogs), 'catalog')} can't be read."
+            told = f"{told}\n{listed(problems)}\n "
             if self.bad_files == "fail":
                 raise UserError(f"{told} Mend them, or leave them out with data.bad_files=skip.")
             warnings.warn(f"{told} They are left out.", stacklevel=2)
@@ -165,14 +170,7 @@ class Gettext(PairSource):
                 f"data=gettext: no message is left in {self.language}. Left out: "
                 f"{', '.join(f'{count} {why}' for why, count in self.left_out.items()) or 'none'}."
             )
-        samples = list(kept.values())
-        drawn = split_by_group(
-            [sample["group"] for sample in samples],
-            val_fraction=self.val_fraction,
-            test_fraction=self.test_fraction,
-            seed=self.split_seed,
-        )
-        return place(samples, drawn)
+        return self.drawing.divide(list(kept.values()), group=lambda sample: sample["group"])
 
     def _pairs(self) -> Iterator[_Pair]:
         for number, (name, message) in enumerate(self._messages):

@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Mapping
 from functools import cached_property
 
-from plugformer.data.splits import check_fractions, place, split_by_group
+from plugformer.data.drawing import Drawing
 from plugformer.interfaces import Sample, Split
 from plugformer_text.text_source import PairSource
 
@@ -26,21 +26,12 @@ class HangulNames(PairSource):
     """
 
     def __init__(self, *, val_fraction: float = 0.1, test_fraction: float = 0.1, split_seed: int = 0) -> None:
-        check_fractions(val_fraction, test_fraction)
-        self.val_fraction = val_fraction
-        self.test_fraction = test_fraction
-        self.split_seed = split_seed
+        self.drawing = Drawing(val_fraction=val_fraction, test_fraction=test_fraction, seed=split_seed)
 
     @cached_property
     def _splits(self) -> Mapping[Split, list[Sample]]:
         samples = [_sample(chr(point)) for point in range(FIRST, LAST + 1)]
-        drawn = split_by_group(
-            [sample["group"] for sample in samples],
-            val_fraction=self.val_fraction,
-            test_fraction=self.test_fraction,
-            seed=self.split_seed,
-        )
-        return place(samples, drawn)
+        return self.drawing.divide(samples, group=lambda sample: sample["group"])
 
 
 def _sample(syllable: str) -> Sample:

@@ -38,7 +38,7 @@ class LearnedTokenizer(TextTokenizer):
         file: a tokenizer.json of the tokenizers library or Hugging Face, to use instead of learning.
         from_run: a run directory whose tokenizer to use instead of learning; for a target_tokenizer that of what is
             written.
-        writes: whether its texts are to be written, beside a source that has another tokenizer.
+        part: of a run that it is, `tokenizer` or `target_tokenizer`, whose options its messages name.
 
     Raises:
         UserError: numbers that can't be, or options that a trained tokenizer has decided already.
@@ -63,7 +63,7 @@ class LearnedTokenizer(TextTokenizer):
         sentinels: int = 0,
         file: Path | None = None,
         from_run: Path | None = None,
-        writes: bool = False,
+        part: str = "tokenizer",
     ) -> None:
         super().__init__(
             max_length=max_length,
@@ -73,6 +73,7 @@ class LearnedTokenizer(TextTokenizer):
             bos=bos,
             eos=eos,
             sentinels=sentinels,
+            part=part,
         )
         of_learning = {
             "vocab_size": vocab_size,
@@ -81,23 +82,22 @@ class LearnedTokenizer(TextTokenizer):
             "lowercase": lowercase,
         }
         if file is not None and from_run is not None:
-            raise UserError("tokenizer.file and tokenizer.from_run: set one of them.")
+            raise UserError(f"{self.part}.file and {self.part}.from_run: set one of them.")
         if file is not None or from_run is not None:
             for name, value in of_learning.items():
                 if value is not None:
                     raise UserError(
-                        f"tokenizer.{name}={value}: a trained tokenizer has its own.\n"
-                        f"  Set tokenizer.{name}=null, or neither tokenizer.file nor tokenizer.from_run."
+                        f"{self.part}.{name}={value}: a trained tokenizer has its own.\n"
+                        f"  Set {self.part}.{name}=null, or neither {self.part}.file nor {self.part}.from_run."
                     )
         for name, number in (("vocab_size", vocab_size), ("min_frequency", min_frequency)):
             if number is not None and number < 1:
-                raise UserError(f"tokenizer.{name}={number}: must be at least 1.")
+                raise UserError(f"{self.part}.{name}={number}: must be at least 1.")
         self.vocab_size = 2048 if vocab_size is None else vocab_size
         self.min_frequency = 2 if min_frequency is None else min_frequency
         self.normaliser = (normalisation or "none", bool(lowercase))
         self.file = file
         self.from_run = from_run
-        self.writes = writes
 
     def assume(self, data: DataSpec) -> None:
         if self.file is not None or self.from_run is not None:
@@ -119,13 +119,14 @@ class LearnedTokenizer(TextTokenizer):
             return
         texts = [text_of(sample) for sample in samples]
         if not any(text.strip() for text in texts):
-            raise UserError(f"tokenizer.vocab_size={self.vocab_size}: there is no training text to learn from.")
+            raise UserError(f"{self.part}.vocab_size={self.vocab_size}: there is no training text to learn from.")
         library = self._learn(texts, self.vocab_size - self._num_special)
         vocabulary = Vocabulary.learned(library, unk=self.unk, sentinels=self.num_sentinels)
         if vocabulary.size < self.vocab_size:
             raise UserError(
-                f"tokenizer.vocab_size={self.vocab_size}: the training text fills only {vocabulary.size}, with "
-                f"tokenizer.min_frequency={self.min_frequency}.\n  Set tokenizer.vocab_size={vocabulary.size} or less."
+                f"{self.part}.vocab_size={self.vocab_size}: the training text fills only {vocabulary.size}, with "
+                f"{self.part}.min_frequency={self.min_frequency}.\n"
+                f"  Set {self.part}.vocab_size={vocabulary.size} or less."
             )
         assert vocabulary.size == self.vocab_size, "more was learned than there is room for"
         self.use(vocabulary)
@@ -141,23 +142,23 @@ class LearnedTokenizer(TextTokenizer):
         """
         least = pieces + self._num_special
         if least > self.vocab_size:
-            more = "" if self.unk is None else ", or a greater tokenizer.min_frequency for fewer characters"
+            more = "" if self.unk is None else f", or a greater {self.part}.min_frequency for fewer characters"
             raise UserError(
-                f"tokenizer.vocab_size={self.vocab_size}: single characters and special tokens alone are {least}.\n"
-                f"  Set tokenizer.vocab_size={least} or more{more}."
+                f"{self.part}.vocab_size={self.vocab_size}: single characters and special tokens alone are {least}.\n"
+                f"  Set {self.part}.vocab_size={least} or more{more}."
             )
 
     def _use_trained(self) -> None:
         if self.from_run is not None:
-            run, where = RunDir.open(self.from_run), f"tokenizer.from_run={self.from_run}"
-            has_two = self.writes and run.target_tokenizer.is_dir()
+            run, where = RunDir.open(self.from_run), f"{self.part}.from_run={self.from_run}"
+            has_two = self.part == "target_tokenizer" and run.target_tokenizer.is_dir()
             path = (run.target_tokenizer if has_two else run.tokenizer) / "tokenizer.json"
         else:
-            path, where = Path(str(self.file)), f"tokenizer.file={self.file}"
+            path, where = Path(str(self.file)), f"{self.part}.file={self.file}"
         vocabulary = Vocabulary.read(path, where=where)
         if self.num_sentinels and len(vocabulary.sentinels) not in (0, self.num_sentinels):
             raise UserError(
-                f"tokenizer.sentinels={self.num_sentinels}: {where} has {len(vocabulary.sentinels)} of its own. "
+                f"{self.part}.sentinels={self.num_sentinels}: {where} has {len(vocabulary.sentinels)} of its own. "
                 "Leave it out."
             )
         lacking = self.num_sentinels - len(vocabulary.sentinels)

@@ -26,6 +26,7 @@ class TextBytes(TextTokenizer):
         bos: whether a special token stands at a document's front.
         eos: whether a special token stands at a document's end.
         sentinels: special tokens that no text becomes, to stand for what a task takes out of it, as in T5.
+        part: of a run that it is, `tokenizer` or `target_tokenizer`, whose options its messages name.
 
     Raises:
         UserError: numbers that can't be.
@@ -45,6 +46,7 @@ class TextBytes(TextTokenizer):
         bos: bool = True,
         eos: bool = True,
         sentinels: int = 0,
+        part: str = "tokenizer",
     ) -> None:
         super().__init__(
             max_length=max_length,
@@ -54,6 +56,7 @@ class TextBytes(TextTokenizer):
             bos=bos,
             eos=eos,
             sentinels=sentinels,
+            part=part,
         )
         library = Tokenizer(models.BPE(vocab=_alphabet(), merges=[]))
         steps = normaliser(normalisation, lowercase=lowercase)

@@ -35,7 +35,7 @@ class TextSymbols(LearnedTokenizer):
         lengths = [len(text.split()) + len(self.around) for text in texts]
         if share := sum(length > self.max_length for length in lengths) / len(texts):
             warnings.warn(
-                f"tokenizer.max_length={self.max_length}: {share:.1%} of the training texts are longer, and are cut; "
+                f"{self.part}.max_length={self.max_length}: {share:.1%} of the training texts are longer, and are cut; "
                 f"the longest has {max(lengths)} tokens.",
                 stacklevel=3,
             )

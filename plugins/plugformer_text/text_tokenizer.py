@@ -29,6 +29,7 @@ class TextTokenizer(Tokenizer):
         packing: how documents share sequences, see Packed; `none` for one document in each.
         bos, eos: whether a special token stands at a document's front, and at its end.
         sentinels: special tokens that no text becomes, to stand for what is taken out of it.
+        part: of a run that it is, `tokenizer` or `target_tokenizer`, whose options its messages name.
 
     Raises:
         UserError: numbers that can't be.
@@ -47,24 +48,26 @@ class TextTokenizer(Tokenizer):
         bos: bool,
         eos: bool,
         sentinels: int,
+        part: str,
     ) -> None:
+        self.part = part
         if sentinels < 0:
-            raise UserError(f"tokenizer.sentinels={sentinels}: must not be negative.")
+            raise UserError(f"{self.part}.sentinels={sentinels}: must not be negative.")
         self.around = [role for role, wanted in (("bos", bos), ("eos", eos)) if wanted]
         if max_length < len(self.around) + 1 + (packing != "none"):
             raise UserError(
-                f"tokenizer.max_length={max_length}: must be at least {len(self.around) + 1 + (packing != 'none')}, "
+                f"{self.part}.max_length={max_length}: must be at least {len(self.around) + 1 + (packing != 'none')}, "
                 "to have room for text."
             )
         if pad_to_multiple < 1 or max_length % pad_to_multiple:
             raise UserError(
-                f"tokenizer.pad_to_multiple={pad_to_multiple}: must be at least 1 and divide "
-                f"tokenizer.max_length={max_length}."
+                f"{self.part}.pad_to_multiple={pad_to_multiple}: must be at least 1 and divide "
+                f"{self.part}.max_length={max_length}."
             )
         if packing != "none" and truncation == "left":
             raise UserError(
-                f"tokenizer.truncation=left: tokenizer.packing={packing} cuts long documents and truncates none.\n"
-                "  Leave it out, or set tokenizer.packing=none."
+                f"{self.part}.truncation=left: {self.part}.packing={packing} cuts long documents and truncates none.\n"
+                f"  Leave it out, or set {self.part}.packing=none."
             )
         self.max_length = max_length
         self.truncation = truncation
@@ -88,7 +91,7 @@ class TextTokenizer(Tokenizer):
         """
         for role in ("pad", *self.around):
             if role not in vocabulary.specials:
-                instead = f"set tokenizer.{role}=false, or " if role in self.around else ""
+                instead = f"set {self.part}.{role}=false, or " if role in self.around else ""
                 raise UserError(
                     f"{where}: it has no special token for {role}.\n  Its special tokens: "
                     f"{', '.join(f'{role}={number}' for role, number in vocabulary.specials.items()) or 'none'}. "
@@ -152,7 +155,7 @@ class TextTokenizer(Tokenizer):
         if not len(document.ids):
             raise UserError(
                 f"{_name(sample)}: its text has no tokens.\n"
-                "  Leave it out, or set tokenizer.bos=true so that every text has one."
+                f"  Leave it out, or set {self.part}.bos=true so that every text has one."
             )
         return _tensors(document)
 
@@ -172,8 +175,8 @@ class TextTokenizer(Tokenizer):
         if self.truncation == "refuse":
             raise UserError(
                 f"{_name(sample)}: its {length + len(self.around)} tokens are more than "
-                f"tokenizer.max_length={self.max_length}.\n"
-                "  Set a greater tokenizer.max_length, tokenizer.truncation=right, or tokenizer.packing=fill."
+                f"{self.part}.max_length={self.max_length}.\n"
+                f"  Set a greater {self.part}.max_length, {self.part}.truncation=right, or {self.part}.packing=fill."
             )
         kept = slice(room) if self.truncation == "right" else slice(length - room, None)
         return Document(*(part[kept] for part in document))
@@ -197,8 +200,8 @@ class TextTokenizer(Tokenizer):
         if len(document.ids) > room and self.truncation != "refuse":
             kept = "first" if self.truncation == "right" else "last"
             warnings.warn(
-                f"{source[:40]!r}…: of its {len(document.ids)} tokens only the {kept} {room} are read, since "
-                f"tokenizer.max_length={self.max_length}.",
+                f"{source[:40]!r}…: of its {len(document.ids)} tokens only the {kept} {room} "
+                f"{'is' if room == 1 else 'are'} read, since {self.part}.max_length={self.max_length}.",
                 stacklevel=2,
             )
         return {**sample, "encoded": self._features(document, sample)}
@@ -210,7 +213,7 @@ class TextTokenizer(Tokenizer):
         if not len(document.ids):
             raise UserError(
                 "An empty prompt: there is nothing to go on with.\n"
-                "  A tokenizer with tokenizer.bos=true would begin with its special token."
+                f"  A tokenizer with {self.part}.bos=true would begin with its special token."
             )
         return _tensors(document)
 

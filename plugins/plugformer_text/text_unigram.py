@@ -34,8 +34,8 @@ class TextUnigram(LearnedTokenizer):
         repeated = list(words.repeated(at_least=self.min_frequency))
         if not repeated:
             raise UserError(
-                f"tokenizer.min_frequency={self.min_frequency}: no word of the training text stands there so often.\n"
-                "  Set tokenizer.min_frequency=1."
+                f"{self.part}.min_frequency={self.min_frequency}: no word of the training text stands there so often.\n"
+                f"  Set {self.part}.min_frequency=1."
             )
         learning = Tokenizer(models.Unigram())
         learning.train_from_iterator(repeated, trainer)

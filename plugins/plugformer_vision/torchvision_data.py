@@ -13,9 +13,9 @@ from plugformer.data.files import refuse
 from plugformer.data.fingerprint import fingerprint
 from plugformer.data.scan import Found, Scanner, digest
 from plugformer.data.splits import SPLITS
-from plugformer.errors import UserError, unknown
+from plugformer.errors import UserError, counted, unknown
 from plugformer.interfaces import DataSource, DataSpec, Sample, Split, UnreadSamples
-from plugformer_vision.image_folder import ImageFolder
+from plugformer_vision.image_files import IMAGE
 from plugformer_vision.torchvision_parts import Part, class_names
 from plugformer_vision.torchvision_sets import SETS, Labels
 
@@ -60,7 +60,7 @@ class Torchvision(DataSource):
         if download and not self.facts.downloads:
             raise UserError(f"data.download=true: torchvision can't fetch {dataset}; bring its files to {self._place}.")
         self.download = download
-        self.scanner = Scanner(kind="image", version=ImageFolder.version, probe=ImageFolder.inspect)
+        self.scanner = Scanner(kind=IMAGE.kind, version=IMAGE.version, probe=IMAGE.inspect)
         self.found: dict[Path, Found] = {}  # by verify
         self.drawing = Drawing(val_fraction=val_fraction, test_fraction=test_fraction, seed=split_seed)
 
@@ -137,7 +137,9 @@ class Torchvision(DataSource):
         for split, part in self._parts.items():
             where = f"data.dataset={self.dataset}: {split}"
             if not len(part) or len(part.labels) != len(part.source):
-                raise UserError(f"{where} has {len(part.source)} images and {len(part.labels)} labels.")
+                raise UserError(
+                    f"{where} has {counted(len(part.source), 'image')} and {counted(len(part.labels), 'label')}."
+                )
             if names := class_names(part.source):
                 self._check_names(names, where)
             wrong = sorted(set(part.labels) - set(range(self._unused, len(self._labels))))

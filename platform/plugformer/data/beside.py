@@ -10,7 +10,7 @@ from plugformer.data.drawing import Drawing, as_split
 from plugformer.data.files import listed, read_text, refuse, visible_files
 from plugformer.data.rows import Row, Rows
 from plugformer.data.templates import Template
-from plugformer.errors import UserError
+from plugformer.errors import UserError, counted
 from plugformer.interfaces import Split
 
 _ROLES = ("group", "split")  # fields that mean what such columns of a table do
@@ -113,7 +113,7 @@ class Beside(Rows):
             looked = "there" if "/" in self.file.text else "in all its folders"
             raise UserError(
                 f"{self.file}: no file of data.root={self.root} has such a name.\n"
-                f"  Looked {looked} and found {len(self._names)} files, {there}."
+                f"  Looked {looked} and found {counted(len(self._names), 'file')}, {there}."
             )
         return found
 
@@ -150,10 +150,11 @@ class Beside(Rows):
         lines = self._lines(file)
         found = list(self._candidates(lines, fields))
         if not found:
+            has = f"{name} has {counted(len(lines), 'line')}"
             raise UserError(
-                f"{name} has {len(lines)} lines, none of them like {self._said(fields)}."
+                f"{has}, and none like {self._said(fields)}."
                 if isinstance(self.text_line, Template)
-                else f"{name} has {len(lines)} lines, data.text_line={self.text_line}."
+                else f"{has}, data.text_line={self.text_line}."
             )
         if len({line.text for line in found}) > 1:
             numbers = " and ".join(str(line.number) for line in found)
@@ -192,9 +193,9 @@ class Beside(Rows):
                 lone.append(name)
         if lone:
             some = ", ".join(lone[:3])
+            have = "has no such file, and is not used" if len(lone) == 1 else "have no such file, and are not used"
             warnings.warn(
-                f"{self.where}: {len(lone)} texts have no such file, and are not used: {some}{' …' * (len(lone) > 3)}",
-                stacklevel=2,
+                f"{self.where}: {counted(len(lone), 'text')} {have}: {some}{' …' * (len(lone) > 3)}", stacklevel=2
             )
 
     def _has_text(self, name: str, fields: Mapping[str, str]) -> bool:

@@ -1,14 +1,17 @@
 """Drawing splits from rows that may carry labels and groups, so that nothing leaks from one into another."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from plugformer.data.splits import SPLITS, check_fractions, deal_groups, place, split_by_group, split_by_label
-from plugformer.errors import UserError, unknown
+from plugformer.errors import UserError, counted, unknown
 from plugformer.interfaces import Split
 
 _ALIASES: dict[str, Split] = {"dev": "val", "valid": "val", "validation": "val", "training": "train", "testing": "test"}
 TEST_FRACTION = 0.1  # what options leave it at
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,14 @@ class Drawing:
             splits[split_of[group]].append(index)
         return splits
 
+    def divide(self, items: Sequence[Item], *, group: Callable[[Item], str]) -> dict[Split, list[Item]]:
+        """The items of each split, where the data gives none; no group stands in two of them.
+
+        Raises:
+            UserError: fewer groups than splits.
+        """
+        return place(items, self.draw(SPLITS[1:], groups=[group(item) for item in items], labels=None))
+
     def _draw_fold(self, missing: Sequence[Split], groups: Sequence[str]) -> dict[Split, list[int]]:
         assert self.folds is not None
         assert self.fold is not None
@@ -89,7 +100,8 @@ class Drawing:
         num_groups = len(set(groups))
         if num_groups < self.folds:
             raise UserError(
-                f"data.folds={self.folds}: there are only {num_groups} groups to deal into them.\n"
+                f"data.folds={self.folds}: there {'is' if num_groups == 1 else 'are'} only "
+                f"{counted(num_groups, 'group')} to deal into them.\n"
                 "  With as many folds as groups, each leaves one group out."
             )
         dealt = deal_groups(groups, parts=self.folds, seed=self.seed)

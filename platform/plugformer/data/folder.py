@@ -1,17 +1,15 @@
 """Files in folders, one folder a class."""
 
 import re
-from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from plugformer.data.drawing import Drawing, check_trained
 from plugformer.data.files import unreadable, visible_files
 from plugformer.data.fingerprint import fingerprint
 from plugformer.data.of_files import DataOfFiles, FileSamples
-from plugformer.data.scan import Scanner
 from plugformer.data.splits import SPLITS
 from plugformer.errors import UserError
 from plugformer.interfaces import Sample, Split
@@ -48,17 +46,7 @@ class ClassFolders(DataOfFiles):
     Raises:
         UserError: no such folder, fewer than two classes, a class without files or without one to train on, a file
             without a group, or a group that the given folders divide.
-
-    Attributes:
-        key: of a sample, under which stands what `read` makes of a file.
-        suffixes: of files that may be such, in lower case.
-        read: a file, in a loader's worker.
-        version: of what `inspect` needs.
     """
-
-    key: ClassVar[Literal["image", "audio"]]
-    suffixes: ClassVar[tuple[str, ...]]
-    version: ClassVar[str]
 
     def __init__(
         self,
@@ -70,32 +58,14 @@ class ClassFolders(DataOfFiles):
         group: str | None = None,
         bad_files: Literal["fail", "skip"] = "fail",
     ) -> None:
-        super().__init__(
-            scanner=Scanner(kind=self.key, version=self.version, probe=self.probe),
-            bad_files=bad_files,
-        )
+        super().__init__(bad_files=bad_files)
         self.root = root.expanduser()
         self.drawing = Drawing(val_fraction=val_fraction, test_fraction=test_fraction, seed=split_seed)
         self.group = _compile(group)
 
-    @staticmethod
-    @abstractmethod
-    def inspect(path: Path) -> tuple[int, ...]:
-        """Reads a whole file and says what is worth knowing of it.
-
-        Raises:
-            UserError: it can't be used.
-        """
-
-    @property
-    @abstractmethod
-    def read(self) -> Callable[[Path], Any]:
-        """What makes of a file what a sample holds; it goes to a loader's worker."""
-
     @property
     def keys(self) -> frozenset[str]:
-        """Those of every sample."""
-        return frozenset({"id", self.key, "label", *(["group"] if self.group else [])})
+        return frozenset({"id", self.medium.key, "label", *(["group"] if self.group else [])})
 
     @cached_property
     def _roots(self) -> dict[Split | None, Path]:
@@ -106,7 +76,7 @@ class ClassFolders(DataOfFiles):
         return given if "train" in given and len(given) > 1 else {None: self.root}
 
     @cached_property
-    def classes(self) -> tuple[str, ...]:
+    def labels(self) -> tuple[str, ...]:
         classes = sorted({folder.name for root in self._roots.values() for folder in _visible_folders(root)})
         if len(classes) < 2:
             found = f"only {classes[0]}" if classes else "none"
@@ -118,10 +88,10 @@ class ClassFolders(DataOfFiles):
         found = [
             File(path, label, split, self._group(path))
             for split, root in self._roots.items()
-            for label, name in enumerate(self.classes)
+            for label, name in enumerate(self.labels)
             for path in visible_files(root / name)
         ]
-        empty = sorted(set(self.classes) - {self.classes[file.label] for file in found})
+        empty = sorted(set(self.labels) - {self.labels[file.label] for file in found})
         if empty:
             raise UserError(f"{self.where}: no files in the class folders {', '.join(empty)}.")
         return found
@@ -135,14 +105,9 @@ class ClassFolders(DataOfFiles):
         return [file.path for file in self.files]
 
     def probe(self, path: Path) -> tuple[int, ...]:
-        """What `inspect` says.
-
-        Raises:
-            UserError: it can't be used.
-        """
-        if path.suffix.lower() not in self.suffixes:
-            raise UserError(f"{path}: not one of {', '.join(self.suffixes)}.")
-        return self.inspect(path)
+        if path.suffix.lower() not in self.medium.suffixes:
+            raise UserError(f"{path}: not one of {', '.join(self.medium.suffixes)}.")
+        return super().probe(path)
 
     @cached_property
     def _splits(self) -> dict[Split, list[File]]:
@@ -157,11 +122,11 @@ class ClassFolders(DataOfFiles):
         labels = {split: [file.label for file in files] for split, files in splits.items()}
         if self.group and missing:
             check_trained(
-                self.classes, labels, f"data.group={self.group.pattern}", lacks="all groups of {} are held out",
+                self.labels, labels, f"data.group={self.group.pattern}", lacks="all groups of {} are held out",
                 advice="Set another data.split_seed, or smaller data.val_fraction and data.test_fraction.",
             )  # fmt: skip
         check_trained(
-            self.classes, labels, self.where,
+            self.labels, labels, self.where,
             lacks=f"{'the folder ' if given else ''}train has no file of {{}} that can be used, so it can't be learned",
             advice="Bring some, or leave its folders out.",
         )  # fmt: skip
@@ -197,7 +162,8 @@ class ClassFolders(DataOfFiles):
                     )
 
     def samples(self, split: Split) -> Sequence[Sample]:
-        return FileSamples([(file.path, self._known(file)) for file in self._splits[split]], self.key, self.read)
+        unread = [(file.path, self._known(file)) for file in self._splits[split]]
+        return FileSamples(unread, self.medium.key, self.medium.read)
 
     def _known(self, file: File) -> Sample:
         """All but what the file holds."""
@@ -210,7 +176,7 @@ class ClassFolders(DataOfFiles):
     def _fingerprint_parts(self) -> Iterator[str]:
         for split, files in self._splits.items():
             for file in files:
-                yield f"{split}:{self.classes[file.label]}:{file.path.relative_to(self.root).as_posix()}"
+                yield f"{split}:{self.labels[file.label]}:{file.path.relative_to(self.root).as_posix()}"
                 yield self.digest(file.path)
 
 

@@ -4,26 +4,53 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from plugformer.data.files import listed
 from plugformer.data.scan import Scan, Scanner, digest
-from plugformer.errors import UserError
-from plugformer.interfaces import DataSource, Sample, UnreadSamples
+from plugformer.errors import UserError, counted
+from plugformer.interfaces import DataSource, DataSpec, Sample, UnreadSamples
 
 Place = TypeVar("Place")
+
+
+@dataclass(frozen=True)
+class Medium:
+    """What files hold, and how that is read.
+
+    Attributes:
+        key: of a sample, under which stands what `read` makes of a file.
+        kind: of the files, for messages; what is remembered of a file is of its kind.
+        suffixes: of files that may be such, in lower case.
+        version: of what `inspect` needs; another one may find other things.
+        inspect: reads a whole file and says what is worth knowing of it; raises UserError for one that can't be used.
+        read: what makes of a file what a sample holds; it goes to a loader's worker.
+        spec: what is known of such data, its files not read.
+    """
+
+    key: Literal["image", "audio"]
+    kind: str
+    suffixes: tuple[str, ...]
+    version: str
+    inspect: Callable[[Path], tuple[int, ...]]
+    read: Callable[[Path], Any]
+    spec: Callable[["DataOfFiles"], DataSpec]
 
 
 class DataOfFiles(DataSource):
     """Reads all its files before training, and knows which of them can't be used.
 
     Attributes:
+        medium: what its files hold.
         found: by `verify`; nothing before.
     """
 
-    def __init__(self, *, scanner: Scanner, bad_files: Literal["fail", "skip"]) -> None:
-        self.scanner = scanner
+    medium: ClassVar[Medium]
+
+    def __init__(self, *, bad_files: Literal["fail", "skip"]) -> None:
+        self.scanner = Scanner(kind=self.medium.kind, version=self.medium.version, probe=self.probe)
         self.bad_files = bad_files
         self.found = Scan({}, {})
 
@@ -37,11 +64,33 @@ class DataOfFiles(DataSource):
     def paths(self) -> Sequence[Path]:
         """All its files, good or bad."""
 
+    @property
+    @abstractmethod
+    def keys(self) -> frozenset[str]:
+        """Those of every sample."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes; none without."""
+
+    @cached_property
+    def spec(self) -> DataSpec:
+        return self.medium.spec(self)
+
+    def probe(self, path: Path) -> tuple[int, ...]:
+        """What is worth knowing of a file.
+
+        Raises:
+            UserError: it can't be used.
+        """
+        return self.medium.inspect(path)
+
     def verify(self) -> None:
         self.found = self.scanner.scan(self.paths)
         if not self.found.bad:
             return
-        told = f"{self.where}: {len(self.found.bad)} of {len(self.paths)} files can't be used."
+        told = f"{self.where}: {len(self.found.bad)} of {counted(len(self.paths), 'file')} can't be used."
         told = f"{told}\n{listed([self.tell(path, why) for path, why in self.found.bad.items()])}\n "
         if self.bad_files == "fail":
             raise UserError(f"{told} Mend or remove them, or leave them out with data.bad_files=skip.")

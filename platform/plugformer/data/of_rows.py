@@ -2,33 +2,23 @@
 
 import os
 import warnings
-from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 from plugformer.data.files import listed, refuse
 from plugformer.data.fingerprint import fingerprint
 from plugformer.data.of_files import DataOfFiles, FileSamples
 from plugformer.data.rows import Row, Rows
-from plugformer.data.scan import Scanner
 from plugformer.data.splits import SPLITS
 from plugformer.errors import UserError
 from plugformer.interfaces import Sample, Split
 
 
 class DataOfRows(DataOfFiles):
-    """A row's `path` says which file a sample is; its `text` is the sample's `target_text`.
-
-    Attributes:
-        key: of a sample, under which stands what `read` makes of a file.
-        version: of what `inspect` needs.
-    """
-
-    key: ClassVar[Literal["image", "audio"]]
-    version: ClassVar[str]
+    """A row's `path` says which file a sample is; its `text` is the sample's `target_text`."""
 
     def __init__(self, *, rows: Rows, root: Path | None, bad_files: Literal["fail", "skip"]) -> None:
         """
@@ -37,23 +27,9 @@ class DataOfRows(DataOfFiles):
             root: where relative paths start; by default, at the folder of the file that the row stands in.
             bad_files: what to do about files that can't be read.
         """
-        super().__init__(scanner=Scanner(kind=self.key, version=self.version, probe=self.inspect), bad_files=bad_files)
+        super().__init__(bad_files=bad_files)
         self.rows = rows
         self.root = None if root is None else root.expanduser()
-
-    @staticmethod
-    @abstractmethod
-    def inspect(path: Path) -> tuple[int, ...]:
-        """Reads a whole file and says what is worth knowing of it.
-
-        Raises:
-            UserError: it can't be used.
-        """
-
-    @property
-    @abstractmethod
-    def read(self) -> Callable[[Path], Any]:
-        """What makes of a file what a sample holds; it goes to a loader's worker."""
 
     @property
     def where(self) -> str:
@@ -61,9 +37,12 @@ class DataOfRows(DataOfFiles):
 
     @cached_property
     def keys(self) -> frozenset[str]:
-        """Those of every sample."""
-        names = {"path": self.key, "text": "target_text"}
+        names = {"path": self.medium.key, "text": "target_text"}
         return frozenset(names.get(role, role) for role in {"id", "group", *self.rows.columns} - {"split"})
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.rows.labels
 
     # ------------------------------------------------------------------------------------------ files
 
@@ -92,7 +71,8 @@ class DataOfRows(DataOfFiles):
         if self.bad_files == "fail":
             missing = [f"{row}: {path}" for path, rows in self._rows_of.items() if not path.exists() for row in rows]
             start = "the table's folder; data.root sets another" if self.root is None else f"data.root={self.root}"
-            refuse(f"{self.where}: {self.key} files that aren't there", missing, f"Relative paths start at {start}.")
+            told = f"{self.where}: {self.medium.kind} files that aren't there"
+            refuse(told, missing, f"Relative paths start at {start}.")
         super().verify()
         for role in ("group", "split"):
             if role in self.rows.columns:
@@ -142,7 +122,8 @@ class DataOfRows(DataOfFiles):
         return self.digest(self.path(row))
 
     def samples(self, split: Split) -> Sequence[Sample]:
-        return FileSamples([(self.path(row), self._known(row)) for row in self._splits[split]], self.key, self.read)
+        unread = [(self.path(row), self._known(row)) for row in self._splits[split]]
+        return FileSamples(unread, self.medium.key, self.medium.read)
 
     def _known(self, row: Row) -> Sample:
         """All but what the file holds."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from plugformer.data.files import read_text
-from plugformer.errors import UserError
+from plugformer.errors import UserError, counted
 
 LONGEST_FIELD = 2**31 - 1
 
@@ -58,7 +58,7 @@ def read_csv(path: Path, *, delimiter: str) -> Iterator[Record]:
             elif len(fields) == len(header):
                 yield Record(line, dict(zip(header, fields, strict=True)))
             else:
-                yield Record(line, f"has {len(fields)} columns, the first line has {len(header)}.")
+                yield Record(line, f"has {counted(len(fields), 'column')}, the first line has {len(header)}.")
     except csv.Error as error:
         yield Record(before + 1, f"not CSV ({error}).")
     finally:

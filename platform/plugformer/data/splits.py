@@ -6,7 +6,7 @@ from typing import TypeVar, get_args
 
 import torch
 
-from plugformer.errors import UserError
+from plugformer.errors import UserError, counted
 from plugformer.interfaces import Split
 from plugformer.nn.initialise import seed_for
 
@@ -57,8 +57,8 @@ def split_by_label(
     for split, indices in splits.items():
         if wanted[split] and not indices:
             raise UserError(
-                f"data: {len(all_labels)} samples leave none for {split}; set data.val_fraction and data.test_fraction "
-                "so that every class gives some."
+                f"data: of {counted(len(all_labels), 'sample')} none is left for {split}; set data.val_fraction and "
+                "data.test_fraction so that every class gives some."
             )
     return {split: sorted(indices) for split, indices in splits.items()}
 
@@ -94,8 +94,9 @@ def split_by_group(
         size[group] += own
     if len(size) < len(wanted):
         raise UserError(
-            f"data: {len(groups)} samples in {len(size)} groups can't be split into {', '.join(wanted)}, because a "
-            "group is never divided.\n  Bring more groups, or set data.val_fraction or data.test_fraction to 0."
+            f"data: {counted(len(groups), 'sample')} in {counted(len(size), 'group')} can't be split into "
+            f"{', '.join(wanted)}, because a group is never divided.\n"
+            "  Bring more groups, or set data.val_fraction or data.test_fraction to 0."
         )
     place = _place_groups(size, {split: share[split] * size.total() for split in wanted}, seed)
     splits: dict[Split, list[int]] = {split: [] for split in SPLITS}

@@ -15,7 +15,7 @@ from plugformer.data.records import Record, read_csv, read_jsonl
 from plugformer.data.rows import Row, Rows
 from plugformer.data.splits import linked
 from plugformer.data.table import Table
-from plugformer.errors import UserError
+from plugformer.errors import UserError, counted
 
 _READERS = {
     ".csv": lambda path: read_csv(path, delimiter=","),
@@ -144,7 +144,9 @@ class FilesWithText(DataOfRows):
         """That a file counts once, under whatever names it stands."""
         if not self._copies:
             return
-        told = f"{self.where}: {len(self._copies)} {self.key} files are copies of others, and count once."
+        count = len(self._copies)
+        repeat = "is a copy of another, and counts once" if count == 1 else "are copies of others, and count once"
+        told = f"{self.where}: {counted(count, f'{self.medium.kind} file')} {repeat}."
         differing = [
             f"{first}: {first.values['text']}; {row}: {row.values['text']}"
             for row, first in self._copies

@@ -109,6 +109,16 @@ class RecurrentDecoder(nn.Module):
     def forward(
         self, tokens: Tokens, *, memory: Memory, state: DecodingState | None = None
     ) -> Float[Tensor, "batch length dim"]:
+        # A compiled loop over a whole sequence would be a graph as long as it is, and another for each length.
+        return (self._loop if state is None else self._forward)(tokens, memory, state)
+
+    @torch.compiler.disable
+    def _loop(self, tokens: Tokens, memory: Memory, state: None) -> Float[Tensor, "batch length dim"]:
+        return self._forward(tokens, memory, state)
+
+    def _forward(
+        self, tokens: Tokens, memory: Memory, state: DecodingState | None
+    ) -> Float[Tensor, "batch length dim"]:
         assert tokens.prefix is None, "a decoder sees no prefix before its time"
         assert tokens.segments is None, "a recurrent decoder writes one document after the other as one"
         caches = [] if state is None else state.caches

@@ -188,7 +188,7 @@ class TaskSuite(ModuleSuite):
         return task(self.trunk(task), batch)
 
     def compared(self, task: Any, batch: Any, *, split: Split) -> Any:
-        return task.compared(self.trunk(task), batch, split=split)
+        return task.compared(self.trunk(task), batch, self.output(task, batch), split=split)
 
     # ------------------------------------------------------------------------------------------ targets and loss
 

@@ -84,7 +84,7 @@ class TrainingModule(pl.LightningModule):
         metrics.update(
             output.predictions,
             output.targets,
-            **self.model.task.compared(self.model.trunk, batch, split=which),
+            **self.model.task.compared(self.model.trunk, batch, output, split=which),
         )
         self.log(f"{split}/loss", output.loss, batch_size=output.weight, on_epoch=True, prog_bar=split == "val")
 
