@@ -216,5 +216,5 @@ def test_predictions_are_described_by_label_and_probability():
 
 
 def test_one_label_is_no_classification():
-    with pytest.raises(UserError, match="task=classification: the data has 1 labels, at least 2 are needed"):
+    with pytest.raises(UserError, match="task=classification: the data has 1 label, at least 2 are needed"):
         Classification(dim=4, data=DataSpec(frozenset(), labels=("a",)))

@@ -11,7 +11,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
 
 from plugformer.data.collate import stack
-from plugformer.errors import UserError
+from plugformer.errors import UserError, counted
 from plugformer.interfaces import (
     Batch,
     DataSpec,
@@ -59,7 +59,9 @@ class Classification(Task):
     ) -> None:
         super().__init__()
         if len(data.labels) < 2:
-            raise UserError(f"task=classification: the data has {len(data.labels)} labels, at least 2 are needed.")
+            raise UserError(
+                f"task=classification: the data has {counted(len(data.labels), 'label')}, at least 2 are needed."
+            )
         # A token at the front sees nothing but itself in a causal backbone.
         directions: set[Direction] = {"bidirectional"} if pool == "cls" else {"bidirectional", "causal", "prefix"}
         self.needs = Needs(directions=frozenset(directions), keys=frozenset({"label"}), whole_samples=True)

@@ -127,7 +127,10 @@ class ParallelText(PairSource):
         delimiter = self.delimiter or _DELIMITERS.get(suffix)
         if delimiter is None:
             known = ", ".join((*_DELIMITERS, *_JSON_LINES))
-            raise UserError(f"{path}: not one of {known}; data.delimiter says how to read another.")
+            raise UserError(
+                f"{path}: not one of {known}; data.delimiter says how to read another. Of two files whose lines go "
+                "together, data.source is one and data.target the other."
+            )
         return read_csv(path, delimiter=delimiter)
 
     @cached_property

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from plugformer.config import Config
+from plugformer.errors import counted
 from plugformer.interfaces import Sample, Split, Tokenizer
 from plugformer.model import Model
 from plugformer.nn.depth import parameter_depths
@@ -66,7 +67,8 @@ def end(summary: Mapping[str, float], run: RunDir) -> None:
     """The final metrics, and where everything is."""
     console.print(metrics_table(summary))
     console.print(
-        f"{summary['train/steps']} steps in {summary['train/seconds']:.1f} s · [bold]{escape(str(run.path))}[/]",
+        f"{counted(int(summary['train/steps']), 'step')} in {summary['train/seconds']:.1f} s · "
+        f"[bold]{escape(str(run.path))}[/]",
         soft_wrap=True,
     )
 
