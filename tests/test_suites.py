@@ -532,7 +532,7 @@ def sum_losses(self, trunk, batch):
     return replace(made, loss=torch.zeros(()) if made.loss is None else made.loss * made.weight)
 
 
-def count_samples(self, trunk, batch, split):
+def count_samples(self, trunk, batch, output, split):
     return {"counts": [len(batch["index"])] * len(batch["index"])}
 
 

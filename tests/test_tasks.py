@@ -5,7 +5,7 @@ import torch
 from sklearn import metrics as sklearn_metrics
 from torch.nn import functional as F
 
-from plugformer.errors import UserError
+from plugformer.errors import UserError, counted
 from plugformer.interfaces import DataSpec, Grid, Layout, Output, Tokens
 from plugformer_tasks.classification import Classification
 
@@ -131,5 +131,5 @@ def test_predicts_without_labels():
 
 @pytest.mark.parametrize("labels", [(), ("one",)])
 def test_fewer_than_two_labels_are_refused(labels):
-    with pytest.raises(UserError, match=f"task=classification: the data has {len(labels)} labels, at least 2"):
+    with pytest.raises(UserError, match=f"task=classification: the data has {counted(len(labels), 'label')}, at least 2"):
         Classification(dim=6, data=DataSpec(frozenset(), labels=labels))
