@@ -33,8 +33,8 @@ def warn_if_cut(tokenizer: Tokenizer, samples: Sequence[Sample]) -> None:
         cut += full and int(features["bytes"].sum()) < len(sample["text"].encode())
     if cut:
         warnings.warn(
-            f"{cut / len(samples):.1%} of the training samples' target texts have more than {room} tokens, and are cut "
-            "in training; those that are written are compared with the whole text.\n"
+            f"{cut} of {len(samples)} training samples have a target text of more than {room} tokens, which is cut in "
+            "training; those that are written are compared with the whole text.\n"
             "  Set a greater target_tokenizer.max_length, or tokenizer.max_length where one tokenizer is for both.",
             stacklevel=3,
         )
