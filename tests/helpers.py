@@ -19,6 +19,7 @@ QUICK = (
     "trainer.progress=false",
     "trainer.accelerator=cpu",
     "loader.batch_size=16",
+    "logger=csv",
 )
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from tests.torchvision_files import mnist
 
 from plugformer.registry import KINDS, OTHERS, build, find
+from plugformer.run_dir import RunDir
 from plugformer.testing.comparing import noise
 
 
@@ -222,6 +223,30 @@ PREPARED = {
     )
 }
 
+
+def read_tensorboard(run: RunDir) -> str:
+    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = reading.EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
+    return "\n".join(f"{tag} {event.value}" for tag in events.Tags()["scalars"] for event in events.Scalars(tag))
+
+
+def read_mlflow(run: RunDir) -> str:
+    client = pytest.importorskip("mlflow").MlflowClient(f"sqlite:///{run.path / 'mlflow' / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'plugformer'")
+    (found,) = client.search_runs([experiment.experiment_id])
+    history = [each for name in found.data.metrics for each in client.get_metric_history(found.info.run_id, name)]
+    return "\n".join(f"{each.key} {each.value}" for each in history)
+
+
+# What a logger wrote, where that isn't text.
+WRITTEN = {"tensorboard": read_tensorboard, "mlflow": read_mlflow}
+
+# Trackers.
+PREPARED["logger", "wandb"] = lambda folder: {"mode": "offline"}
+for package in WRITTEN:
+    PREPARED["logger", package] = lambda folder, package=package: pytest.importorskip(package) and {}
+
 # Vocabularies that a few words can fill.
 for tokenizer, size in {"text_bpe": 280, "text_wordpiece": 80, "text_unigram": 32, "text_symbols": 14}.items():
     PREPARED["tokenizer", tokenizer] = lambda folder, size=size: {"vocab_size": size}
@@ -267,7 +292,8 @@ def run_with(kind: str, name: str, folder: Path) -> list[str]:
     if kind == "tokenizer" and made:  # more text can fill more
         made = {"vocab_size": 300}
     chosen = [f"{kind}=[{name}]" if KINDS[kind].many else f"{kind}={name}"]
-    chosen += [f"{kind}.{key}={json.dumps(value, default=str)}" for key, value in made.items()]
+    place = f"{kind}.{name}" if KINDS[kind].many else kind
+    chosen += [f"{place}.{key}={json.dumps(value, default=str)}" for key, value in made.items()]
     if name == "text_symbols":  # which says so if texts are longer
         chosen.append("tokenizer.packing=fill")
     if name == "torchvision":  # whose images have more pixels

@@ -111,7 +111,8 @@ def test_the_wheel_holds_all_that_a_run_needs(tmp_path):
     (wheel,) = hatchling.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
     with zipfile.ZipFile(wheel) as archive:
         held = set(archive.namelist())
-    sources = [path for root in ("platform", "plugins") for path in (ROOT / root).rglob("*.py")]
+    kinds = ("*.py", "*.js", "*.css")
+    sources = [path for root in ("platform", "plugins") for kind in kinds for path in (ROOT / root).rglob(kind)]
     shipped = {path.relative_to(ROOT).as_posix().partition("/")[2] for path in sources}
     shipped |= {f"plugformer/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "conf").rglob("*.yaml")}
     code = {name for name in held if ".dist-info/" not in name}

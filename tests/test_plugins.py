@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from tests.prepared import PREPARED
+from tests.prepared import PREPARED, WRITTEN
 
 from plugformer.registry import KINDS, offers
 from plugformer.testing import SUITES, suite
@@ -17,6 +17,8 @@ def make_class(kind: str, name: str) -> type:
     members: dict[str, Any] = {"name": name}
     if (kind, name) in PREPARED:
         members["prepare"] = lambda self, folder: PREPARED[kind, name](folder)
+    if kind == "logger" and name in WRITTEN:
+        members["written"] = lambda self, run: WRITTEN[name](run)
     return type(f"Test{kind.title()}_{name}", (suite(kind),), members)
 
 

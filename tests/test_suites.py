@@ -270,6 +270,7 @@ breaks(
     redraws_by_seed_and_step_alone=broken(Redrawn, before_step=lambda self, step: self.own.normal_()),
     can_be_replayed=attending(drop_by_numpy),
     stays_finite_with_large_logits=attending(lambda self, q, k, v, mask: (q @ k.mT).exp() @ v),
+    diagnoses_without_a_trace=broken(Full, diagnose=lambda self, q, k, v, mask: {"drawn": float(torch.rand(()))}),
     memory_grows_no_faster_than_claimed=attending(lambda self, q, k, v, m: full(self, q, k, v, m) + (q @ k.mT).mean()),
 )
 breaks(
@@ -289,6 +290,8 @@ breaks(
     is_as_causal_as_it_declares=attending(lambda self, q, k, v, m: full(self, q, k, v, m) + self.training * mean(v)),
 )
 breaks("attention", gradients_are_finite_and_reach_every_weight=attending(lambda self, q, k, v, m: v.detach()))
+breaks("attention", diagnoses_without_a_trace=broken(Full, diagnose=lambda self, *parts: {"mass": float("nan")}))
+breaks("attention", diagnoses_without_a_trace=broken(Full, diagnose=lambda self, *parts: {"val/mass": 1.0}))
 breaks(
     "attention",
     equals_its_plain_version=broken(Full, plain=have_no_plain_causal_version),
@@ -542,6 +545,12 @@ def pooling(pool: Callable[..., Tensor]) -> type:
 
 ArrivesAsAnother = broken(Labels, __reduce__=lambda self: (Labels, ()), encode=lambda *_: {"label": torch.tensor(0)})
 FloatExample = broken(Labels, example=lambda self, inputs: {"label": torch.tensor(0.0)})
+
+
+def show_a_tuple(self, trunk, batch, output, *, tokenizer):
+    return [{"target": (1, 2)}] * len(batch["index"])
+
+
 breaks(
     "task",
     padding_changes_nothing=pooling(lambda self, hidden, tokens: hidden.mean(1)),
@@ -555,6 +564,8 @@ breaks(
     metrics_are_new_each_time=broken(Classification, metrics=cache(Classification.metrics)),
     compares_each_sample_alone=broken(Classification, compared=count_samples),
     describes_in_plain_words=broken(Classification, describe=lambda self, output: [(1, 2)] * len(output.predictions)),
+    tells_the_loss_of_each_sample=broken(Classification, losses=lambda self, output: output.loss.expand(6)),
+    shows_plain_values_or_pictures=broken(Classification, show=show_a_tuple),
 )
 breaks("task", padding_changes_nothing=pooling(lambda self, x, tokens: (x * tokens.valid[..., None]).mean(1)))
 

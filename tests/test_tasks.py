@@ -131,5 +131,7 @@ def test_predicts_without_labels():
 
 @pytest.mark.parametrize("labels", [(), ("one",)])
 def test_fewer_than_two_labels_are_refused(labels):
-    with pytest.raises(UserError, match=f"task=classification: the data has {counted(len(labels), 'label')}, at least 2"):
+    with pytest.raises(
+        UserError, match=f"task=classification: the data has {counted(len(labels), 'label')}, at least 2"
+    ):
         Classification(dim=6, data=DataSpec(frozenset(), labels=labels))

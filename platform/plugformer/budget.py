@@ -1,11 +1,14 @@
 """What a training step costs, counted on a model without storage."""
 
+import warnings
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
@@ -16,6 +19,7 @@ from plugformer.data.collate import Collate
 from plugformer.data.encoded import Encoded
 from plugformer.data.loaders import small_batch
 from plugformer.interfaces import Batch, Optimizer, ParameterGroups, Targets, Tokenizer
+from plugformer.measure.tokens import EmbeddedTokens
 from plugformer.model import Model
 from plugformer.nn.parameters import count_parameters, group_parameters, weights_dtype
 from plugformer.registry import build
@@ -27,6 +31,8 @@ _FUSED = {  # the one attention kernel that torch doesn't count itself
         lambda gradient, q, k, v, *_, **__: sdpa_backward_flop_count(gradient, q, k, v)
     ),
 }
+
+QUICK = 10**8  # parameters times tokens, of which a pass on a CPU takes a fraction of a second
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,51 @@ def estimate(config: Config) -> Budget:
         optimizer=_bytes(states),
         activations=activations,
     )
+
+
+@dataclass(frozen=True)
+class PassCost:
+    """Of one of the longest samples there can be.
+
+    Attributes:
+        flops: floating-point operations of forward and backward together.
+        tokens: that are embedded for it.
+    """
+
+    flops: int
+    tokens: int
+
+
+def pass_cost(model: Model, tokenizer: Tokenizer) -> PassCost | None:
+    """What training on a sample costs; None, with a warning, where a plugin's operations can't be counted.
+
+    It is counted on a copy: of a small model by running it, which is quicker than to pretend to.
+
+    Args:
+        model: on the CPU, with gradients for what is to be trained. It stays as it is, and so do torch's generators.
+        tokenizer: fitted.
+    """
+    length, batch_size = len(tokenizer.spec.grid), 2  # some norms want more than one
+    runs = length <= 1024 and count_parameters(model) * length <= QUICK
+    try:
+        copy = deepcopy(model) if runs else _without_storage(model)
+        with torch.random.fork_rng(devices=[]), nullcontext() if runs else FakeTensorMode(allow_non_fake_inputs=True):
+            copy = copy if runs else copy.to_empty(device="cpu")
+            tokens = EmbeddedTokens(copy.trunk.embeddings)
+            tokens.counting = True
+            flops, _ = _measure(copy.train(), example_batch(tokenizer, model.task.targets, batch_size))
+    except Exception as error:  # whatever a plugin raises where it isn't trained but measured
+        reason = str(error).partition("\n")[0]
+        warnings.warn(f"What a step costs can't be counted: {type(error).__name__}: {reason}", stacklevel=2)
+        return None
+    return PassCost(flops // batch_size, tokens.take().places // batch_size)
+
+
+def _without_storage(model: Model) -> Model:
+    copies: dict[int, Any] = {id(tensor): tensor.to("meta") for tensor in model.buffers()}
+    for weight in model.parameters():
+        copies[id(weight)] = nn.Parameter(weight.detach().to("meta"), weight.requires_grad)
+    return deepcopy(model, copies)
 
 
 def _measure(model: Model, batch: Batch) -> tuple[int, int]:

@@ -648,6 +648,13 @@ class Attention(nn.Module, ABC):
         What is drawn depends on the mechanism's seed and `step` alone, so that every rank draws the same.
         """
 
+    def diagnose(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Mapping[str, float]:
+        """What is worth knowing of how it works on these, by name, such as how far it is from what it approximates.
+
+        Called now and then in evaluation, with what `forward` was given; figures of all layers are averaged.
+        """
+        return {}
+
     def plain(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
         """What `forward` computes in evaluation, by the plainest means, however slow: `forward` is held to it."""
         raise NotImplementedError(f"{type(self).__name__} has no plain version")
@@ -936,6 +943,21 @@ class Output:
     pictures: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Confusion:
+    """Which classes were taken for which.
+
+    Attributes:
+        labels: names of all classes.
+        pairs: int `[pairs, 2]`, the true and the predicted class of all that occurred, each pair once.
+        counts: int `[pairs]`, how often.
+    """
+
+    labels: tuple[str, ...]
+    pairs: Int[Tensor, "pairs 2"]
+    counts: Int[Tensor, "pairs"]
+
+
 @runtime_checkable  # for the checks of annotations in tests
 class Trunk(Protocol):
     """What a task is given to work with: a model without its head.
@@ -1035,9 +1057,31 @@ class Task(nn.Module, ABC):
         """Metrics that are more than one number, as rows for a CSV file: `{name: rows}`, the first row a header."""
         return {}
 
+    def confusion(self, values: Mapping[str, Tensor]) -> Confusion | None:
+        """What was taken for what, from the same metrics; None where nothing is."""
+        return None
+
+    def losses(self, output: Output) -> Float[Tensor, "batch"] | None:
+        """Of an output of evaluation, with targets: the loss of each sample alone; None where it can't be told."""
+        return None
+
     @abstractmethod
     def describe(self, output: Output) -> list[dict[str, Any]]:
         """Predictions as plain values for JSON, one dict a sample."""
+
+    def show(self, trunk: Trunk, batch: Batch, output: Output, *, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+        """What a person wants to see of each sample besides the sample and its loss, by the names of a table's columns.
+
+        Called now and then in evaluation, with a few samples and the output of `forward` for them. Values are plain, as
+        those of `describe`, or pictures: mappings as `Output.pictures`, of one sample.
+
+        Args:
+            trunk: in evaluation mode; nothing has a gradient.
+            batch: with targets.
+            output: of `forward`.
+            tokenizer: of what was read.
+        """
+        return self.describe(output)
 
 
 # ---------------------------------------------------------------------------------------------- weights

@@ -28,6 +28,11 @@ class Trunk(nn.Module):
         return self.embedding(features) if self.target_embedding is None else self.target_embedding(features)
 
     @property
+    def embeddings(self) -> list[Embedding]:
+        """Of all tokens that the backbone is given."""
+        return [self.embedding, *([] if self.target_embedding is None else [self.target_embedding])]
+
+    @property
     def target_table(self) -> nn.Parameter | None:
         """A vector for each of them."""
         return (self.embedding if self.target_embedding is None else self.target_embedding).table

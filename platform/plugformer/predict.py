@@ -85,7 +85,7 @@ def predict(
         if pictures is not None and not shown:
             raise _nothing_to_show(pictures, config)
         for number, found in enumerate(described):
-            said = {"input": next(sources), **_spoken(found, tokenizer)}
+            said = {"input": next(sources), **spoken(found, tokenizer)}
             if shown:
                 one = {caption: each[number] for caption, each in shown.items()}
                 said["picture"] = str(album.add(one, axes=model.trunk.embedding.picture_axes))
@@ -130,12 +130,12 @@ def _pictures(output: Output, model: Model) -> dict[str, Tensor]:
         return {}
 
 
-def _spoken(value: Any, tokenizer: Tokenizer) -> Any:
+def spoken(value: Any, tokenizer: Tokenizer) -> Any:
     """What a task describes, with tokens as the tokenizer decodes them, or as numbers where it can't."""
     if isinstance(value, dict):
-        return {key: _spoken(each, tokenizer) for key, each in value.items()}
+        return {key: spoken(each, tokenizer) for key, each in value.items()}
     if isinstance(value, list):
-        return [_spoken(each, tokenizer) for each in value]
+        return [spoken(each, tokenizer) for each in value]
     if isinstance(value, Token):
         try:
             return tokenizer.decode(torch.tensor([value]))

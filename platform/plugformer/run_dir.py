@@ -23,11 +23,16 @@ class RunDir:
     plugins.json      for every plugin used: entry point, package, version, options
     environment.json  Python, packages, machine, git revision; git.diff beside it
     data.json         labels, sizes of the splits, fingerprint
+    model.json        parameters, what a training step costs, and which metric says which checkpoint is best
+    job.json          which job of a sweep it is, if it is one
     init_from.json    whose weights the run began with, if it didn't begin anew, and which of them it took
     tokenizer/        what the tokenizer learned; target_tokenizer/ beside it, if what is written has its own
     checkpoints/      best.ckpt by the task's monitor, last.ckpt
     metrics.csv       every logged metric by step
+    non_finite.json   metrics that became NaN or infinite, and when first; missing if none did
+    media/            what there is to see and hear of validations; index.jsonl says what
     summary.json      final metrics, flat, as `split/metric`
+    wandb.json        where a tracker's server or its files in wandb/ hold the run
     pictures/         what `plugformer predict` drew, where there is something to see
     """
 
@@ -38,12 +43,18 @@ class RunDir:
         self.environment = self.path / "environment.json"
         self.git_diff = self.path / "git.diff"
         self.data = self.path / "data.json"
+        self.model = self.path / "model.json"
+        self.job = self.path / "job.json"
         self.init_from = self.path / "init_from.json"
         self.tokenizer = self.path / "tokenizer"
         self.target_tokenizer = self.path / "target_tokenizer"
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.csv"
+        self.non_finite = self.path / "non_finite.json"
+        self.media = self.path / "media"
+        self.media_index = self.media / "index.jsonl"
         self.summary = self.path / "summary.json"
+        self.tracked = self.path / "wandb.json"
         self.pictures = self.path / "pictures"
 
     def check_free(self) -> None:
@@ -137,17 +148,20 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path to write to, which takes the place of `path` in one step once it is wholly on the disk.
+def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """A temporary path to write to, which takes the place of `path` in one step once it is wholly on the disk, or, if
+    nobody has to wait for that, once it is written.
 
     If writing fails, what stood at `path` stays as it was, and the temporary file is removed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        _sync(temporary)
+        if sync:
+            _sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)
+        if sync:
+            _sync(path.parent)
     except OSError as error:  # a full disk doesn't say where
         error.filename = str(path)
         raise

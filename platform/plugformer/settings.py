@@ -20,8 +20,8 @@ class RunSettings:
     Args:
         seed: decides first weights, the order of samples, augmentation and dropout.
         run_dir: the folder that everything the run makes goes into.
-        init_from: whose weights to begin with: another run's directory or a checkpoint in it, an export, a folder of
-            Hugging Face's form, or a name on their hub.
+        init_from: whose weights to begin with: another run's directory or a checkpoint in it, an artifact of it
+            (`wandb:ENTITY/PROJECT/NAME:ALIAS`), an export, a folder of Hugging Face's form, or a name on their hub.
         plugins: Python files whose registered classes join this run; from the command line only.
     """
 
@@ -86,6 +86,8 @@ class TrainerSettings:
         limit_batches: batches of each epoch and split that are used, for trying things out.
         overfit_batches: trains and validates on this many training batches only, unshuffled and unaugmented.
         fast_dev_run: one batch of training, validation and test each, without checkpoints.
+        media: samples that tables, pictures and sounds of a validation show, as often as a twentieth of its time
+            allows; 0 for none.
         profiler: writes where the time went into the run directory, as fit-profile.txt.
         progress: whether a progress bar is shown.
     """
@@ -105,12 +107,13 @@ class TrainerSettings:
     limit_batches: int | None = None
     overfit_batches: int = 0
     fast_dev_run: bool = False
+    media: int = 4
     profiler: Literal["simple", "advanced"] | None = None
     progress: bool = True
 
     def __post_init__(self) -> None:
         _at_least(self, "trainer", max_epochs=1, max_steps=1, accumulate=1, val_every=1, log_every=1, limit_batches=1)
-        _at_least(self, "trainer", overfit_batches=0)
+        _at_least(self, "trainer", overfit_batches=0, media=0)
         if self.gradient_clip is not None and self.gradient_clip <= 0:
             raise UserError(
                 f"trainer.gradient_clip={self.gradient_clip}: must be greater than 0, or null for no clipping."

@@ -2,8 +2,10 @@
 
 import math
 import warnings
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from plugformer.interfaces import Attention, Mask
 from plugformer_attention.kernel import reference
 from plugformer_attention.kernel.attention import CAPABILITIES, advance, attend
 from plugformer_attention.kernel.causal import KernelState
+from plugformer_attention.kernel.diagnosis import errors
 from plugformer_attention.kernel.kernels import Kernel
 from plugformer_attention.kernel.projection import RandomProjection
 
@@ -82,6 +85,14 @@ class Performer(Attention):
 
     def before_step(self, step: int) -> None:
         self.projection.before_step(step)
+
+    @torch.no_grad()
+    def diagnose(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Mapping[str, float]:
+        """`kernel_error` and `output_error`: how far weights and outputs are from softmax attention's, relative to
+        their size. Nothing of ReLU features, which estimate none."""
+        if self.features == "relu":
+            return {}
+        return errors(q, k, v, mask, kernel=self._kernel, log_exact=lambda q, k: q @ k.mT * self.temperature)
 
     def plain(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
         return reference.attend(q, k, v, mask, self._kernel)

@@ -1,5 +1,7 @@
 """Random feature attention."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -13,6 +15,7 @@ from plugformer.interfaces import Attention, Mask
 from plugformer_attention.kernel import reference
 from plugformer_attention.kernel.attention import CAPABILITIES, advance, attend
 from plugformer_attention.kernel.causal import KernelState
+from plugformer_attention.kernel.diagnosis import errors
 from plugformer_attention.kernel.kernels import Kernel
 from plugformer_attention.kernel.projection import RandomProjection
 from plugformer_attention.performer import check_num_features, check_redraw_every, default_num_features
@@ -109,6 +112,21 @@ class RandomFeature(Attention):
 
     def before_step(self, step: int) -> None:
         self.projection.before_step(step)
+
+    @torch.no_grad()
+    def diagnose(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Mapping[str, float]:
+        """`kernel_error` and `output_error`: how far weights, before the gate, and outputs are from those of the kernel
+        itself, relative to their size."""
+        return errors(
+            self._unit(q),
+            self._unit(k),
+            v,
+            mask,
+            kernel=self._kernel,
+            log_exact=lambda q, k: reference.exact_products(q, k, self.features).clamp(min=0).log(),
+            log_weight=None if self.gate is None else self.gate(k, mask.valid)[0],
+            factor=1.0 if self.features == "gaussian" else 2 * math.pi,
+        )
 
     def plain(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
         weights = None if self.gate is None else self.gate(k, mask.valid)[0]

@@ -14,11 +14,14 @@ from torch.nn import functional as F
 from plugformer.errors import UserError
 from plugformer.interfaces import Attention, Capabilities, Mask
 from plugformer.nn.replay import decide
+from plugformer_attention.diagnosing import few_samples
 from plugformer_attention.lsh import reference
 from plugformer_attention.lsh.attention import attend
 from plugformer_attention.lsh.decoding import Past, go_on
+from plugformer_attention.lsh.diagnosis import bucket_entropy, caught
 from plugformer_attention.lsh.hashing import Hashing, choose_num_buckets
 from plugformer_attention.lsh.sorting import Order, Window, sort_slots
+from plugformer_attention.precision import precise
 
 
 class ReformerLSH(Attention):
@@ -148,6 +151,18 @@ class ReformerLSH(Attention):
     def before_step(self, step: int) -> None:
         if self.rehash_every and self.hashing.generation != step // self.rehash_every:
             self.hashing.draw(step // self.rehash_every)
+
+    @torch.no_grad()
+    def diagnose(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Mapping[str, float]:
+        """`bucket_entropy`: how evenly buckets are filled, from 0 to 1. `coverage`: the share that the keys a token
+        sees have of the weights of attention to all."""
+        q, _, _, mask = few_samples(q.to(precise(q.dtype)), k, v, mask)
+        bucket = self.hashing(q)
+        group = _groups(bucket, mask, self.hashing.num_buckets, 0)
+        return {
+            **bucket_entropy(bucket, mask.valid, self.hashing.num_buckets),
+            **caught(q, group, mask, self._order(mask), self.chunk_length),
+        }
 
     def plain(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
         visible = reference.visible(self.hashing(q), mask, self._order(mask), self.chunk_length)

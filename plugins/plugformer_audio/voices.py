@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 
 from plugformer.data.cache import Arrays
 from plugformer.errors import UserError, unknown
 from plugformer.interfaces import Audio, Sample, UnreadSamples
+from plugformer.progress import shown
 from plugformer_audio.espeak import RATE, EspeakError, speak
 
 # Of espeak-ng 1.52, all variants but adam, benjamin, klatt2 and klatt5, each of which is nearly the same as another.
@@ -57,21 +56,13 @@ def read_aloud(scripts: Sequence[Script], *, data: str, utterance: str, longest:
     """
     espeak = find_espeak(data)
     clips: list[bytes] = []
-    console = Console(stderr=True)
 
     def perform(script: Script) -> list[bytes]:
         return _perform(script, espeak, data=data, utterance=utterance, longest=longest)
 
     with ThreadPoolExecutor() as pool:  # they wait for processes
         try:
-            for words in track(
-                pool.map(perform, scripts),
-                f"speaking {utterance}s",
-                len(scripts),
-                console=console,
-                transient=True,
-                disable=not console.is_terminal,
-            ):
+            for words in shown(pool.map(perform, scripts), f"Speaking {utterance}s", len(scripts)):
                 clips += words
         except BaseException:
             pool.shutdown(cancel_futures=True)

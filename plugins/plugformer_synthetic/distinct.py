@@ -3,13 +3,11 @@
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import Progress
-
 from plugformer.data.splits import SPLITS
 from plugformer.errors import UserError
 from plugformer.interfaces import Split
 from plugformer.nn.initialise import seed_for
+from plugformer.progress import advancing
 
 PATIENCE = 10_000  # samples in a row that are there already, before it is clear that no others come
 
@@ -41,8 +39,7 @@ def distinct_splits(
     check_sizes(sizes)
     known: set[Hashable] = set()
     splits: dict[Split, list[T]] = {}
-    with Progress(console=Console(stderr=True), transient=True, disable=title is None) as progress:
-        line = progress.add_task(title or "", total=sum(sizes.values()))
+    with advancing(title or "", sum(sizes.values()), hidden=title is None) as advance:
         for split in reversed(SPLITS):
             kept = splits[split] = []
             in_vain = 0
@@ -52,7 +49,7 @@ def distinct_splits(
                     in_vain = 0
                     known.add(name)
                     kept.append(sample)
-                    progress.advance(line)
+                    advance()
                 if len(kept) == sizes[split]:
                     break
                 if in_vain == PATIENCE:

@@ -84,7 +84,7 @@ class ListOps(Generated):
             sizes=self.sizes,
             seed=self.sample_seed,
             key=lambda tree: tree.symbols,
-            title="generating listops",
+            title="Generating listops",
         )
         arrays: Arrays = {}
         for split, kept in drawn.items():

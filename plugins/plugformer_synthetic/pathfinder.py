@@ -113,7 +113,7 @@ class Pathfinder(Generated):
             sizes=self.sizes,
             seed=self.sample_seed,
             key=lambda picture: picture.image.tobytes(),
-            title="generating pathfinder",
+            title="Generating pathfinder",
         )
         arrays: Arrays = {}
         for split, kept in drawn.items():

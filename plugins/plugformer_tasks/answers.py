@@ -4,21 +4,38 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torchmetrics import Metric
 
 from plugformer.errors import UserError
-from plugformer.interfaces import Batch, Features, Monitor, Needs, Output, Sample, Targets, Task, TokenSpec, Trunk
+from plugformer.interfaces import (
+    Batch,
+    Features,
+    Monitor,
+    Needs,
+    Output,
+    Sample,
+    Targets,
+    Task,
+    Tokenizer,
+    TokenSpec,
+    Trunk,
+)
 from plugformer_tasks.language_model import (
     Accuracy,
     Perplexity,
     TokensOutput,
     VocabularyOutput,
+    accuracies,
     following,
+    joined,
     last_valid,
+    sample_losses,
     summaries,
 )
+from plugformer_tasks.shown_texts import filled
 
 
 class Answers(Task):
@@ -61,8 +78,9 @@ class Answers(Task):
             likely, probabilities = self.output.likeliest(trunk, last_valid(hidden, tokens))
             return TokensOutput(None, likely, None, weight=0, likely=likely, probabilities=probabilities)
         place = targets["place"]
-        asked = hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[2]))
-        return self.output(trunk, asked, following(batch["inputs"]["ids"]).gather(1, place), targets["counts"])
+        return self.output(
+            trunk, _asked(hidden, place), following(batch["inputs"]["ids"]).gather(1, place), targets["counts"]
+        )
 
     def logits(self, trunk: Trunk, hidden: Tensor) -> Tensor:
         return self.output.logits(trunk, hidden)
@@ -76,6 +94,23 @@ class Answers(Task):
         if output.targets is not None:
             return summaries(output)
         return [{"next": output.told(number, 0)} for number in range(len(output.predictions))]
+
+    def losses(self, output: Output) -> Float[Tensor, "batch"]:
+        return sample_losses(output)
+
+    def show(self, trunk: Trunk, batch: Batch, output: Output, *, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+        """The text with its answers as they are, and as they are predicted."""
+        place = batch["targets"]["place"]
+        hidden = trunk.backbone(trunk.embed(batch["inputs"]))
+        likely, _ = self.output.likeliest(trunk, _asked(hidden, place))
+        counts = batch["targets"]["counts"] > 0
+        return joined(filled(tokenizer, batch["inputs"], place + 1, counts, likely[..., 0]), accuracies(output))
+
+
+def _asked(
+    hidden: Float[Tensor, "batch length dim"], place: Int[Tensor, "batch answers"]
+) -> Float[Tensor, "batch answers dim"]:
+    return hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[2]))
 
 
 class Places(Targets):

@@ -14,6 +14,7 @@ from plugformer.data.collate import stack
 from plugformer.errors import UserError, counted
 from plugformer.interfaces import (
     Batch,
+    Confusion,
     DataSpec,
     Direction,
     Features,
@@ -23,10 +24,14 @@ from plugformer.interfaces import (
     Sample,
     Targets,
     Task,
+    Tokenizer,
     Tokens,
     Trunk,
 )
 from plugformer.nn.initialise import STD
+from plugformer_tasks.confused_pairs import ConfusedPairs
+
+MANY = 500  # labels of which a matrix is still kept
 
 
 class Classification(Task):
@@ -68,6 +73,8 @@ class Classification(Task):
         self.monitor = Monitor(f"val/{monitor}", "min" if monitor == "loss" else "max")
         self.targets = Labels()
         self.labels = data.labels
+        self.few = len(self.labels) <= MANY
+        self.confused = "confusion_matrix" if self.few else "confusions"  # the metric's name, and the table's
         self.label_smoothing = label_smoothing
         self.pooling = ClassToken(dim=dim) if pool == "cls" else MeanOfTokens()
         self.dropout = nn.Dropout(dropout)
@@ -97,19 +104,52 @@ class Classification(Task):
             "accuracy": MulticlassAccuracy(classes, average="micro"),
             "balanced_accuracy": MulticlassAccuracy(classes, average="macro"),
             "f1": MulticlassF1Score(classes, average="macro"),
-            "confusion_matrix": MulticlassConfusionMatrix(classes),
+            self.confused: MulticlassConfusionMatrix(classes) if self.few else ConfusedPairs(classes),
         }
 
     def tables(self, values: Mapping[str, Tensor]) -> dict[str, list[list[Any]]]:
-        """The confusion matrix: a row for each true label, a column for each predicted one."""
-        counts = values["confusion_matrix"].tolist()
-        rows = [[label, *row] for label, row in zip(self.labels, counts, strict=True)]
-        return {"confusion_matrix": [["true \\ predicted", *self.labels], *rows]}
+        """The confusion matrix: a row for each true label, a column for each predicted one; of very many labels the
+        pairs that occurred, the most frequent ones first."""
+        if self.few:
+            counts = values[self.confused].tolist()
+            rows = [[label, *row] for label, row in zip(self.labels, counts, strict=True)]
+            return {self.confused: [["true \\ predicted", *self.labels], *rows]}
+        found = self.confusion(values)
+        pairs = zip(found.pairs.tolist(), found.counts.tolist(), strict=True)
+        named = [[self.labels[true], self.labels[predicted], count] for (true, predicted), count in pairs]
+        return {self.confused: [["true", "predicted", "count"], *sorted(named, key=lambda row: -row[2])]}
+
+    def confusion(self, values: Mapping[str, Tensor]) -> Confusion:
+        found = values[self.confused]
+        if not self.few:
+            return Confusion(self.labels, found[:, :2], found[:, 2])
+        pairs = found.nonzero()
+        return Confusion(self.labels, pairs, found[pairs[:, 0], pairs[:, 1]])
+
+    def losses(self, output: Output) -> Float[Tensor, "batch"]:
+        assert output.targets is not None, "there are targets"
+        return F.cross_entropy(output.predictions, output.targets, reduction="none")
 
     def describe(self, output: Output) -> list[dict[str, Any]]:
         probability, best = output.predictions.softmax(-1).max(-1)
         found = zip(best.tolist(), probability.tolist(), strict=True)
         return [{"label": self.labels[index], "probability": p} for index, p in found]
+
+    def show(self, trunk: Trunk, batch: Batch, output: Output, *, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+        """The label as it is and as it is predicted, and how probable either is."""
+        assert output.targets is not None, "there are targets"
+        of_target = output.predictions.softmax(-1).gather(1, output.targets[:, None])[:, 0].tolist()
+        return [
+            {
+                "target": self.labels[target],
+                "prediction": found["label"],
+                "probability": found["probability"],
+                "probability of the target": probability,
+            }
+            for target, found, probability in zip(
+                output.targets.tolist(), self.describe(output), of_target, strict=True
+            )
+        ]
 
 
 class Labels(Targets):

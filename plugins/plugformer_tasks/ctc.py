@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torchmetrics import Metric
@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from plugformer.errors import UserError
 from plugformer.interfaces import Batch, Needs, Output, Split, Task, Tokenizer, TokenSpec, Trunk
 from plugformer_tasks.ctc_decoding import decode
-from plugformer_tasks.ctc_head import CtcHead, Steps
+from plugformer_tasks.ctc_head import CtcHead, Steps, mean_of_each, mean_of_items
 from plugformer_tasks.ctc_targets import FittingTargets
 from plugformer_tasks.target_texts import TargetTokens, references
 from plugformer_tasks.text_metrics import compared_texts, text_metrics, text_monitor
@@ -27,9 +27,12 @@ class CtcOutput(Output):
 
     Attributes:
         lengths: int `[batch]`, how many steps are real.
+        nats, items: float and int `[batch]`, of the texts as `CtcHead` has them; None where there are no targets.
     """
 
     lengths: Tensor = field(kw_only=True)
+    nats: Tensor | None = None
+    items: Tensor | None = None
 
     @property
     def steps(self) -> Steps:
@@ -92,8 +95,16 @@ class Ctc(Task):
         ids = batch["targets"].get("ids")
         if ids is None:
             return CtcOutput(None, steps.log_probs, None, weight=len(steps.lengths), lengths=steps.lengths)
-        loss, weight = self.head.loss(steps, ids), self.head.items(steps, ids).sum()
-        return CtcOutput(loss, steps.log_probs, ids, weight=weight, lengths=steps.lengths)
+        nats, items = self.head.nats(steps, ids), self.head.items(steps, ids)
+        return CtcOutput(
+            mean_of_items(nats, items),
+            steps.log_probs,
+            ids,
+            weight=items.sum(),
+            lengths=steps.lengths,
+            nats=nats,
+            items=items,
+        )
 
     def metrics(self) -> Mapping[str, Metric]:
         return text_metrics(METRICS)
@@ -111,6 +122,18 @@ class Ctc(Task):
         scores = -self.head.nats(output.steps, self._ids(written, output.lengths.device))
         texts = self._texts(written)
         return [{"text": text, "score": score} for text, score in zip(texts, scores.tolist(), strict=True)]
+
+    def losses(self, output: Output) -> Float[Tensor, "batch"]:
+        """Of each text, the mean over its items; 0 where it finds no room."""
+        assert isinstance(output, CtcOutput) and output.nats is not None and output.items is not None, "with targets"
+        return mean_of_each(output.nats, output.items)
+
+    def show(self, trunk: Trunk, batch: Batch, output: Output, *, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+        """The text as it should be, and that of the best path."""
+        assert isinstance(output, CtcOutput), "of another task"
+        written = self._texts(decode(output.steps, blank=self.head.blank, num_beams=1))
+        texts = zip(references(batch["targets"]["reference"]), written, strict=True)
+        return [{"target": target, "prediction": text} for target, text in texts]
 
     def _texts(self, written: Sequence[Sequence[int]]) -> list[str]:
         assert self.target_tokenizer is not None, "every constructor is given one"

@@ -73,8 +73,7 @@ class CtcHead(nn.Module):
             steps: of a batch.
             ids: as the target's tokenizer collates them.
         """
-        items = self.items(steps, ids)
-        return self.nats(steps, ids).where(items > 0, 0.0).sum() / items.sum().clamp(min=1)
+        return mean_of_items(self.nats(steps, ids), self.items(steps, ids))
 
     def items(self, steps: Steps, ids: Int[Tensor, "batch tokens"]) -> Int[Tensor, "batch"]:
         """What `loss` is the mean over: the labels of each text, and one for its end. None of a text that finds no
@@ -94,6 +93,16 @@ class CtcHead(nn.Module):
     def written(self, ids: Int[Tensor, "batch tokens"]) -> Bool[Tensor, "batch tokens"]:
         """Which tokens are labels."""
         return ~torch.isin(ids, self.unwritten)
+
+
+def mean_of_items(nats: Float[Tensor, "batch"], items: Int[Tensor, "batch"]) -> Tensor:
+    """Scalar: over all items of a batch, without texts that have none."""
+    return nats.where(items > 0, 0.0).sum() / items.sum().clamp(min=1)
+
+
+def mean_of_each(nats: Float[Tensor, "batch"], items: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+    """Over the items of each text; 0 where it has none."""
+    return nats.where(items > 0, 0.0) / items.clamp(min=1)
 
 
 def blank_of(target: TokenSpec) -> int:

@@ -1,6 +1,7 @@
 """What was taken out of a text: T5's objective."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -8,8 +9,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from plugformer.errors import UserError
-from plugformer.interfaces import Batch, Features, Memory, Needs, Sample, Tokenizer, TokenSpec, Trunk
-from plugformer_tasks.language_model import Accuracy, Perplexity
+from plugformer.interfaces import Batch, Features, Memory, Needs, Output, Sample, Tokenizer, TokenSpec, Trunk
+from plugformer_tasks.language_model import Accuracy, Perplexity, joined
+from plugformer_tasks.shown_texts import text_of
 from plugformer_tasks.span_noise import Corrupted, SpanNoise
 from plugformer_tasks.target_texts import TaughtTokens
 from plugformer_tasks.writing import Writer
@@ -72,8 +74,10 @@ class Denoise(Writer):
 
     def read(self, trunk: Trunk, batch: Batch) -> Memory:
         """The text without what was taken out of it."""
-        source = {key: batch["targets"][name] for key, name in SOURCE.items() if name in batch["targets"]}
-        return trunk.backbone.encode(trunk.embed(source))
+        return trunk.backbone.encode(trunk.embed(self.source_of(batch)))
+
+    def source_of(self, batch: Batch) -> Features:
+        return {key: batch["targets"][name] for key, name in SOURCE.items() if name in batch["targets"]}
 
     def source(self, inputs: Features) -> Features:
         """
@@ -95,6 +99,11 @@ class Denoise(Writer):
 
     def metrics(self) -> Mapping[str, Metric]:
         return {"accuracy": Accuracy(), "perplexity": Perplexity()}
+
+    def show(self, trunk: Trunk, batch: Batch, output: Output, *, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+        """The text without what was taken out of it, besides what should be written for it and what is."""
+        sources = [{"source": text_of(tokenizer, ids)} for ids in self.source_of(batch)["ids"].cpu()]
+        return joined(sources, super().show(trunk, batch, output, tokenizer=tokenizer))
 
 
 class Spans(TaughtTokens):

@@ -27,10 +27,12 @@ class TokensOutput(Output):
     Attributes:
         likely: int `[batch, asked, told]`, the likeliest tokens where they are asked for.
         probabilities: float `[batch, asked, told]`, theirs.
+        aligned: float `[batch]`, the loss of each sample in CTC, where that is learned besides.
     """
 
     likely: Tensor | None = None
     probabilities: Tensor | None = None
+    aligned: Tensor | None = None
 
     def told(self, sample: int, asked: int) -> list[dict[str, Any]]:
         """The likeliest tokens at one place."""
@@ -173,6 +175,22 @@ def _summary(nats: float, correct: float, count: int, size: int) -> dict[str, An
     perplexity = math.exp(min(loss, 700.0))  # JSON has no infinity
     found = {"loss": loss, "perplexity": perplexity, "accuracy": correct / count}
     return found | ({"bits_per_byte": nats / math.log(2) / size} if size else {})
+
+
+def sample_losses(output: Output) -> Float[Tensor, "batch"]:
+    """Of each sample alone, the mean over its tokens that count, in nats; 0 where none does."""
+    assert output.targets is not None
+    return output.predictions[..., 0].sum(1) / output.targets[..., 0].sum(1).clamp(min=1)
+
+
+def accuracies(output: Output) -> list[dict[str, Any]]:
+    """The accuracy of each sample alone."""
+    return [{"accuracy": each["accuracy"]} for each in summaries(output)]
+
+
+def joined(*parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is said of the same samples, together."""
+    return [{key: value for each in said for key, value in each.items()} for said in zip(*parts, strict=True)]
 
 
 class _Quotient(Metric):

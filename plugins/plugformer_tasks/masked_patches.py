@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from plugformer.data.encoded import seeded
-from plugformer.interfaces import Batch, Features, Monitor, Needs, Output, Task, Tokens, Trunk
+from plugformer.interfaces import Batch, Features, Monitor, Needs, Output, Task, Tokenizer, Tokens, Trunk
 from plugformer.nn.initialise import STD
 from plugformer_tasks.hidden_places import HiddenPlaces
 from plugformer_tasks.neighbours import nearest_visible
-from plugformer_tasks.patch_output import PatchesOutput, PatchOutput, describe_errors
+from plugformer_tasks.patch_output import PatchesOutput, PatchOutput, describe_errors, with_pictures
 from plugformer_tasks.places import placed, taken
 
 NEEDS = Needs(directions=frozenset({"bidirectional"}), token_kinds=frozenset({"continuous"}), separate_tokens=True)
@@ -47,17 +47,20 @@ class MaskedPatches(Task):
 
     def forward(self, trunk: Trunk, batch: Batch) -> PatchesOutput:
         tokens = trunk.embed(batch["inputs"])
-        assert tokens.raw is not None, "an embedding of continuous tokens gives them as they were, too"
         places = batch["targets"] or self._same_places(tokens)
+        output = self._predicted(trunk, tokens, places)
+        if not batch["targets"]:
+            output.pictures = self._pictures(tokens, places, output)
+        return output
+
+    def _predicted(self, trunk: Trunk, tokens: Tokens, places: Features) -> PatchesOutput:
+        assert tokens.raw is not None, "an embedding of continuous tokens gives them as they were, too"
         hidden, visible = places["hidden"], places["visible"]
         neighbour = None
         if not self.training:
             neighbour = taken(tokens.raw, nearest_visible(tokens.layout.coordinates, hidden, visible))
         states = self.states(trunk, replace(tokens, raw=None), hidden=hidden, visible=visible)
-        output = self.output(states, taken(tokens.raw, hidden), hidden >= 0, neighbour)
-        if not batch["targets"]:
-            output.pictures = self._pictures(tokens.raw, hidden, visible, output)
-        return output
+        return self.output(states, taken(tokens.raw, hidden), hidden >= 0, neighbour)
 
     def _same_places(self, tokens: Tokens) -> Features:
         """The targets that each sequence would have if it were drawn with one seed for all."""
@@ -70,9 +73,10 @@ class MaskedPatches(Task):
                 encoded.append(self.targets.encode({}, features))
         return {key: value.to(tokens.embeddings.device) for key, value in self.targets.collate(encoded).items()}
 
-    def _pictures(self, raw: Tensor, hidden: Tensor, visible: Tensor, output: PatchesOutput) -> dict[str, Tensor]:
+    def _pictures(self, tokens: Tokens, places: Features, output: PatchesOutput) -> dict[str, Tensor]:
         """Tokens as they were, without the hidden ones, and with what is predicted in their place."""
-        assert output.predicted is not None
+        raw, hidden, visible = tokens.raw, places["hidden"], places["visible"]
+        assert raw is not None and output.predicted is not None
         nothing = torch.full_like(raw, torch.nan)
         masked = placed(nothing, visible, taken(raw, visible))
         predicted = self.output.shown(output.predicted, taken(raw, hidden))
@@ -88,6 +92,16 @@ class MaskedPatches(Task):
     def describe(self, output: Output) -> list[dict[str, Any]]:
         """How many tokens were hidden, their mean squared error, and that over the error of copying a neighbour."""
         return describe_errors(output, counted="hidden")
+
+    def losses(self, output: Output) -> Float[Tensor, "batch"]:
+        assert isinstance(output, PatchesOutput), "of another task"
+        return self.output.losses(output)
+
+    def show(self, trunk: Trunk, batch: Batch, output: Output, *, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+        """Pictures of what was there, of what was visible of it, and of what is predicted; and how good that is."""
+        assert isinstance(output, PatchesOutput), "of another task"
+        pictures = self._pictures(trunk.embed(batch["inputs"]), batch["targets"], output)
+        return with_pictures(self.describe(output), pictures)
 
 
 class MaskVector(nn.Module):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
@@ -19,11 +19,22 @@ from plugformer.interfaces import (
     Sample,
     Targets,
     Task,
+    Tokenizer,
     TokenSpec,
     Trunk,
 )
-from plugformer_tasks.language_model import Accuracy, Perplexity, TokensOutput, VocabularyOutput, summaries
+from plugformer_tasks.language_model import (
+    Accuracy,
+    Perplexity,
+    TokensOutput,
+    VocabularyOutput,
+    accuracies,
+    joined,
+    sample_losses,
+    summaries,
+)
 from plugformer_tasks.other_kind import refuse_other_kind
+from plugformer_tasks.shown_texts import filled, text_of
 from plugformer_tasks.simmim import SimMIM
 
 
@@ -123,14 +134,21 @@ class MaskedLM(Task):
     def forward(self, trunk: Trunk, batch: Batch) -> Output:
         if self.simmim is not None:
             return self.simmim(trunk, batch)
-        inputs, targets = batch["inputs"], batch["targets"]
+        targets = batch["targets"]
         if not targets:
-            return self._fill(trunk, inputs)
-        place = targets["place"]
-        ids = inputs["ids"].scatter(1, place, targets["replacement"])
-        hidden = trunk.backbone(trunk.embed({**inputs, "ids": ids}))
-        chosen = hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[2]))
-        return self.output(trunk, self.transform(chosen), targets["original"], targets["counts"])
+            return self._fill(trunk, batch["inputs"])
+        return self.output(trunk, self._chosen(trunk, batch), targets["original"], targets["counts"])
+
+    def _chosen(self, trunk: Trunk, batch: Batch) -> Float[Tensor, "batch chosen dim"]:
+        """The states that tokens are predicted from."""
+        place = batch["targets"]["place"]
+        hidden = trunk.backbone(trunk.embed({**batch["inputs"], "ids": self._masked(batch)}))
+        return self.transform(hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[2])))
+
+    def _masked(self, batch: Batch) -> Int[Tensor, "batch length"]:
+        """What the model is given."""
+        targets = batch["targets"]
+        return batch["inputs"]["ids"].scatter(1, targets["place"], targets["replacement"])
 
     def _fill(self, trunk: Trunk, inputs: Features) -> TokensOutput:
         """What could stand anywhere; `predictions` are which places hold a mask token, bool `[batch, length]`."""
@@ -160,6 +178,20 @@ class MaskedLM(Task):
             {"fills": [{"position": p, "tokens": output.told(number, p)} for p in asked.nonzero()[:, 0].tolist()]}
             for number, asked in enumerate(output.predictions)
         ]
+
+    def losses(self, output: Output) -> Float[Tensor, "batch"]:
+        return sample_losses(output) if self.simmim is None else self.simmim.losses(output)
+
+    def show(self, trunk: Trunk, batch: Batch, output: Output, *, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+        """What the model was given, what it should have filled in, and what it fills in; of continuous tokens pictures
+        of the same."""
+        if self.simmim is not None:
+            return self.simmim.show(trunk, batch, output, tokenizer=tokenizer)
+        likely, _ = self.output.likeliest(trunk, self._chosen(trunk, batch))
+        targets = batch["targets"]
+        given = [{"masked": text_of(tokenizer, ids)} for ids in self._masked(batch).cpu()]
+        fills = filled(tokenizer, batch["inputs"], targets["place"], targets["counts"] > 0, likely[..., 0])
+        return joined(given, fills, accuracies(output))
 
 
 def _check(tokens: TokenSpec, *, whole_words: bool) -> None:

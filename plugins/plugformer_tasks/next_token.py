@@ -9,20 +9,24 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 
-from plugformer.interfaces import Batch, Monitor, Output, Task, Tokens, TokenSpec, Trunk
+from plugformer.interfaces import Batch, Monitor, Output, Task, Tokenizer, Tokens, TokenSpec, Trunk
 from plugformer_tasks.language_model import (
     Accuracy,
     BitsPerByte,
     Perplexity,
     TokensOutput,
     VocabularyOutput,
+    accuracies,
     following,
+    joined,
     last_valid,
+    sample_losses,
     summaries,
 )
 from plugformer_tasks.other_kind import refuse_other_kind
-from plugformer_tasks.patch_output import PatchesOutput, PatchOutput, describe_errors
+from plugformer_tasks.patch_output import PatchesOutput, PatchOutput, describe_errors, with_pictures
 from plugformer_tasks.places import placed, taken
+from plugformer_tasks.shown_texts import continued
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,17 @@ class NextToken(Task):
         """How well each token was predicted and, of discrete ones, which are most likely to come next."""
         return self.output.describe(output)
 
+    def losses(self, output: Output) -> Float[Tensor, "batch"]:
+        return self.output.sample_losses(output)
+
+    def show(self, trunk: Trunk, batch: Batch, output: Output, *, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+        """How a beginning goes on, and how the model goes on with it; of continuous tokens pictures of what was there
+        and of what is predicted, each token from those before it."""
+        if isinstance(self.output, NextId):
+            return joined(continued(self, trunk, batch["inputs"], tokenizer=tokenizer), accuracies(output))
+        tokens, after = self.prepare(trunk.embed(batch["inputs"]), batch)
+        return with_pictures(self.describe(output), self.output.pictures(tokens, after, output))
+
 
 class NextId(VocabularyOutput):
     """How likely the next discrete token is."""
@@ -134,6 +149,9 @@ class NextId(VocabularyOutput):
         assert isinstance(output, TokensOutput)
         return [{**each, "next": output.told(number, 0)} for number, each in enumerate(summaries(output))]
 
+    def sample_losses(self, output: Output) -> Float[Tensor, "batch"]:
+        return sample_losses(output)
+
 
 class NextPatch(PatchOutput):
     """How far off the next continuous token is (El-Nouby et al. 2024, AIM, section 3)."""
@@ -145,12 +163,13 @@ class NextPatch(PatchOutput):
         assert raw is not None, "an embedding of continuous tokens gives them as they were, too"
         made = self(hidden, taken(raw, after.place), after.counts, None if self.training else raw)
         if not self.training and not batch["targets"]:
-            made.pictures = self._pictures(raw, tokens.valid, after, made)
+            made.pictures = self.pictures(tokens, after, made)
         return made
 
-    def _pictures(self, raw: Tensor, valid: Tensor | None, after: Next, made: PatchesOutput) -> dict[str, Tensor]:
+    def pictures(self, tokens: Tokens, after: Next, made: Output) -> dict[str, Tensor]:
         """Tokens as they were, and each as it was predicted; those that weren't, such as a prefix, as they were."""
-        assert made.predicted is not None
+        raw, valid = tokens.raw, tokens.valid
+        assert raw is not None and isinstance(made, PatchesOutput) and made.predicted is not None
         original = raw if valid is None else raw.where(valid[..., None], torch.nan)
         predicted = self.shown(made.predicted, taken(raw, after.place)).to(raw)
         places = after.place.where(after.counts, -1)
@@ -159,3 +178,7 @@ class NextPatch(PatchOutput):
     def describe(self, output: Output) -> list[dict[str, Any]]:
         """How many tokens were predicted, their mean squared error, and that over the error of copying the last."""
         return describe_errors(output, counted="predicted")
+
+    def sample_losses(self, output: Output) -> Float[Tensor, "batch"]:
+        assert isinstance(output, PatchesOutput), "of another task"
+        return self.losses(output)

@@ -92,6 +92,14 @@ class PatchOutput(nn.Module):
         loss = each.sum() / weight.clamp(min=1)
         return PatchesOutput(loss, torch.stack([squared, copied], -1), told, weight, predicted=predicted)
 
+    def losses(self, output: PatchesOutput) -> Float[Tensor, "batch"]:
+        """Of each sample: the mean over its tokens that count."""
+        assert output.predicted is not None and output.targets is not None, "there are targets"
+        counts, target = output.targets[..., :1], output.targets[..., 1:]
+        error = (output.predicted - target).where(counts > 0, 0.0)
+        each = (error.abs() if self.loss == "l1" else error.square()).mean(-1)
+        return each.sum(1) / counts[..., 0].sum(1).clamp(min=1)
+
     def target(self, raw: Float[Tensor, "*any token_dim"]) -> Float[Tensor, "*any token_dim"]:
         raw = _wide(raw)
         if not self.normalise:
@@ -142,6 +150,14 @@ def describe_errors(output: Output, *, counted: str) -> list[dict[str, Any]]:
     return [
         {counted: number, "error": e / number if number else None, "against_neighbour": e / n if n else None}
         for number, e, n in zip(numbers, error, neighbour, strict=True)
+    ]
+
+
+def with_pictures(described: list[dict[str, Any]], pictures: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    """To what is said of each sample its `picture`: of those of a batch, by their captions, its own."""
+    return [
+        {"picture": {caption: each[number] for caption, each in pictures.items()}, **found}
+        for number, found in enumerate(described)
     ]
 
 

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from jaxtyping import Float
+from torch import Tensor
 from torchmetrics import Metric
 
 from plugformer.errors import UserError
 from plugformer.interfaces import Batch, Features, Memory, Needs, Output, Split, Targets, Tokenizer, TokenSpec, Trunk
-from plugformer_tasks.ctc_head import CtcHead
+from plugformer_tasks.ctc_head import CtcHead, mean_of_each, mean_of_items
 from plugformer_tasks.ctc_targets import FittingTargets
 from plugformer_tasks.language_model import Accuracy, Perplexity, TokensOutput
 from plugformer_tasks.target_texts import TaughtTexts, references
@@ -116,9 +118,18 @@ class Seq2Seq(Writer):
         output = super().teach(trunk, memory, targets)
         if self.ctc is not None:
             assert output.loss is not None, "there are targets"
-            aligned = self.ctc.loss(self.ctc(memory.hidden, memory.mask), targets["ids"])
-            output.loss = (1 - self.ctc_weight) * output.loss + self.ctc_weight * aligned
+            steps = self.ctc(memory.hidden, memory.mask)
+            nats, items = self.ctc.nats(steps, targets["ids"]), self.ctc.items(steps, targets["ids"])
+            output.loss = (1 - self.ctc_weight) * output.loss + self.ctc_weight * mean_of_items(nats, items)
+            output.aligned = mean_of_each(nats, items)
         return output
+
+    def losses(self, output: Output) -> Float[Tensor, "batch"]:
+        assert isinstance(output, TokensOutput), "with targets"
+        losses = super().losses(output)
+        if output.aligned is None:
+            return losses
+        return (1 - self.ctc_weight) * losses + self.ctc_weight * output.aligned
 
     def metrics(self) -> Mapping[str, Metric]:
         return {"accuracy": Accuracy(), "perplexity": Perplexity(), **text_metrics(self.metric_names)}
@@ -140,6 +151,9 @@ class Seq2Seq(Writer):
             room=self.room,
         )
         return compared_texts(self.texts(written), references(batch["targets"]["reference"][rows]))
+
+    def references(self, batch: Batch) -> list[str]:
+        return references(batch["targets"]["reference"])
 
 
 def check_target(tokenizer: Tokenizer) -> None:

@@ -1,8 +1,8 @@
 """What the tasks share in which a decoder writes one sequence for another."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -13,12 +13,19 @@ from plugformer.decode.beam import beam_search
 from plugformer.decode.choosing import Choice
 from plugformer.decode.continuation import Continuation
 from plugformer.decode.sampling import sample
-from plugformer.decode.session import Session
 from plugformer.errors import UserError
 from plugformer.interfaces import Batch, Features, Memory, Monitor, Output, Task, Tokenizer, Trunk
-from plugformer.model import Model, remembering
-from plugformer.model import Trunk as WholeTrunk
-from plugformer_tasks.language_model import TokensOutput, VocabularyOutput, summaries
+from plugformer_tasks.language_model import (
+    TokensOutput,
+    VocabularyOutput,
+    accuracies,
+    joined,
+    sample_losses,
+    summaries,
+)
+from plugformer_tasks.shown_texts import session_of, text_of
+
+SHOWN = 64  # tokens of a text that is written to be shown
 
 
 @dataclass
@@ -115,9 +122,7 @@ class Writer(Task):
             room: tokens at most; by default those of the longest target.
         """
         room = len(self.target_tokenizer.spec.grid) if room is None else room
-        model = Model(trunk=cast("WholeTrunk", trunk), task=self)
-        steps = all(mechanism.capabilities.decoding != "none" for mechanism in remembering(model))
-        session = Session(model, source=source, room=room, cache="growing" if steps else "none")
+        session = session_of(self, trunk, source=source, room=room)
         ids = self._begun(source)
         if num_beams == 1:
             return sample(session, ids, choice=Choice(), room=room, eos=self.eos)
@@ -147,3 +152,28 @@ class Writer(Task):
             return summaries(output)
         texts = self.texts(output.written)
         return [{"text": text, "score": each.score} for text, each in zip(texts, output.written, strict=True)]
+
+    def losses(self, output: Output) -> Float[Tensor, "batch"]:
+        return sample_losses(output)
+
+    def show(self, trunk: Trunk, batch: Batch, output: Output, *, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+        """The text as it should be, and as it is written, the likeliest token each time."""
+        room = min(SHOWN, len(self.target_tokenizer.spec.grid))
+        written = self.write(trunk, self.source_of(batch), num_beams=1, room=room)
+        texts = [
+            text if each.ended == "eos" else f"{text}…" for text, each in zip(self.texts(written), written, strict=True)
+        ]
+        pairs = zip(self.references(batch), texts, strict=True)
+        return joined([{"target": target, "prediction": text} for target, text in pairs], accuracies(output))
+
+    def source_of(self, batch: Batch) -> Features:
+        """Of a batch with targets, what a text is to be written for."""
+        return batch["inputs"]
+
+    def references(self, batch: Batch) -> list[str]:
+        """Of a batch with targets, the texts that should be written."""
+        return [text_of(self.target_tokenizer, ids) for ids in self._wanted(batch["targets"])]
+
+    def _wanted(self, targets: Features) -> Iterator[Int[Tensor, "length"]]:
+        for number, ids in enumerate(targets["following"].cpu()):
+            yield ids if "valid" not in targets else ids[targets["valid"][number].cpu()]

@@ -8,8 +8,9 @@ from typing import Any
 from plugformer.data.audio import check_audio
 from plugformer.data.files import refuse
 from plugformer.data.fingerprint import fingerprint
-from plugformer.data.scan import shown
+from plugformer.data.scan import MANY
 from plugformer.errors import UserError
+from plugformer.progress import shown
 
 
 def undecoded(table: Any, column: str, datasets: ModuleType) -> Any:
@@ -71,7 +72,7 @@ def check_clips(table: Any, column: str, numbers: Sequence[int], *, where: str, 
     """
     clips = table.select_columns([column])
     problems = []
-    for number in shown(numbers, len(numbers), f"Reading audio of {split}"):
+    for number in shown(numbers, f"Reading audio of {split}", len(numbers), hidden=len(numbers) < MANY):
         name = f"{split}:{number}"
         try:
             found = stored(clips[number][column])

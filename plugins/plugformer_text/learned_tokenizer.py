@@ -13,6 +13,7 @@ from tokenizers.pre_tokenizers import PreTokenizer
 
 from plugformer.errors import UserError
 from plugformer.interfaces import DataSpec, Sample
+from plugformer.progress import advancing
 from plugformer.run_dir import RunDir
 from plugformer_text.text_tokenizer import TextTokenizer, text_of
 from plugformer_text.vocabulary import ROLES, Vocabulary, normaliser
@@ -120,7 +121,8 @@ class LearnedTokenizer(TextTokenizer):
         texts = [text_of(sample) for sample in samples]
         if not any(text.strip() for text in texts):
             raise UserError(f"{self.part}.vocab_size={self.vocab_size}: there is no training text to learn from.")
-        library = self._learn(texts, self.vocab_size - self._num_special)
+        with advancing("Learning a vocabulary", total=None):
+            library = self._learn(texts, self.vocab_size - self._num_special)
         vocabulary = Vocabulary.learned(library, unk=self.unk, sentinels=self.num_sentinels)
         if vocabulary.size < self.vocab_size:
             raise UserError(

@@ -13,7 +13,7 @@ from hydra import initialize_config_dir
 from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override, ValueType
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 
@@ -54,7 +54,7 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> Config:
 
 def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> None:
     """Check every value of a sweep once, beside the first value of the others."""
-    choices = [_choices(each) for each in parse(overrides)]
+    choices = [values for each in parse(overrides) if (values := _choices(each))]
     first = [values[0] for values in choices]
     compose(first, config_dir)
     for place, values in enumerate(choices):
@@ -129,10 +129,15 @@ def _compose(parsed: Sequence[Override], config_dir: str | None, *, hydra: bool 
 
 
 def _choices(override: Override) -> list[str]:
-    """An override as one override for each value it sweeps over; those known only when sweeping are left out."""
-    if not override.is_choice_sweep() and not override.is_range_sweep():
+    """An override as one override for each value it sweeps over, of an interval its ends; none for `glob`, whose
+    values are known only when sweeping."""
+    if not override.is_sweep_override():
         return [override.input_line or ""]
-    key = override.get_key_element()
+    if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
+        return []
+    key, swept = override.get_key_element(), override.value()
+    if isinstance(swept, IntervalSweep):
+        return [f"{key}={swept.start}", f"{key}={swept.end}"]
     return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
 

@@ -11,7 +11,7 @@ HELP = """usage: plugformer evaluate RUN_DIR [split=test] [checkpoint=best] [KEY
 
 Prints the metrics of a trained model and writes them to RUN_DIR/evaluation/SPLIT_CHECKPOINT.json.
 
-  RUN_DIR               a folder that `plugformer train` made
+  RUN_DIR               a folder that `plugformer train` made, or an artifact of it: wandb:ENTITY/PROJECT/NAME:ALIAS
   split=NAME            train, val or test
   checkpoint=NAME       best or last
   plugins=[FILE]        plugin files that the run was trained with: files are never run unless named here
@@ -36,11 +36,12 @@ def main(argv: list[str]) -> int:
     from plugformer.overriding import override_config
     from plugformer.run_dir import RunDir, write_json
     from plugformer.train.evaluate import evaluate
+    from plugformer.weights.artifact import chosen_checkpoint, local
 
     values = {each.key_or_group: each.value() for each in overrides}
     values.pop("plugins", None)
     split: Any = values.pop("split", "test")
-    checkpoint = str(values.pop("checkpoint", "best"))
+    checkpoint = str(values.pop("checkpoint", ""))
     if split not in get_args(Split):
         raise UserError(f"split={split}: expected one of {', '.join(get_args(Split))}.")
     for key, value in values.items():
@@ -48,9 +49,11 @@ def main(argv: list[str]) -> int:
             raise UserError(f"{key}={value}: has no effect on a trained model's metrics. Leave it out.")
         if key.startswith("loader.train_share") and split != "train":
             raise UserError(f"{key}={value}: has no effect on split={split}. Leave it out, or set split=train.")
-    config = check_config(override_config(load_config(path), values))
-    summary = evaluate(path, config, split=split, checkpoint=checkpoint)
-    folder = RunDir(path).path / "evaluation"
+    run = RunDir(local(path))
+    checkpoint = checkpoint or chosen_checkpoint(path, run)
+    config = check_config(override_config(load_config(run.path), values))
+    summary = evaluate(run.path, config, split=split, checkpoint=checkpoint)
+    folder = run.path / "evaluation"
     folder.mkdir(exist_ok=True)
     write_json(folder / f"{split}_{checkpoint}.json", summary)
     print(folder / f"{split}_{checkpoint}.json")

@@ -16,6 +16,7 @@ from plugformer.cli.compose import as_hydra_takes_it, compose, compose_sweep, pa
 from plugformer.conf_dir import conf_dir
 from plugformer.config import check_config
 from plugformer.errors import UserError, message
+from plugformer.job import Job
 from plugformer.run_dir import RunDir
 
 
@@ -70,17 +71,18 @@ def _run_job(composed: DictConfig) -> tuple[int, float | None]:
     try:
         config = check_config(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
         config["run_dir"] = job.runtime.output_dir
-        return 0, _train(config)
+        which = Job(job.sweep.dir, job.job.num, job.job.override_dirname) if sweeping else None
+        return 0, _train(config, which)
     except Exception as error:
         if not sweeping:
             raise SystemExit(_fail(error)) from None
         return _fail(error), None
 
 
-def _train(config: dict[str, Any]) -> float:
+def _train(config: dict[str, Any], job: Job | None) -> float:
     from plugformer.train.run import train  # heavy: torch and Lightning
 
-    summary, monitor = train(config)
+    summary, monitor = train(config, job=job)
     return summary[monitor.metric]
 
 

@@ -27,6 +27,11 @@ class Draw:
     seed: int
 
 
+def draw_as_it_is(index: int) -> Draw:
+    """With the same seed whenever it is drawn."""
+    return Draw(index, seed_for(0, "draw", index))
+
+
 class InOrder(Sampler[Draw]):
     """Every sample once, as they stand, each with the same seed whenever it is drawn."""
 
@@ -37,7 +42,7 @@ class InOrder(Sampler[Draw]):
         return self.length
 
     def __iter__(self) -> Iterator[Draw]:
-        return (Draw(index, seed_for(0, "draw", index)) for index in range(self.length))
+        return map(draw_as_it_is, range(self.length))
 
 
 class Shuffled(Sampler[Draw]):

@@ -4,23 +4,20 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
-
-from rich.console import Console
-from rich.progress import track
+from typing import NamedTuple
 
 from plugformer.data.cache import keep, recall, user_cache
 from plugformer.data.fingerprint import fingerprint
 from plugformer.errors import UserError
+from plugformer.progress import shown
 
 MANY = 500  # files that deserve a progress bar
 LONG = 1.0  # seconds after which what was found is worth remembering
 
-T = TypeVar("T")
 _Facts = tuple[int, ...]
 _State = tuple[int, int, int]  # size and times of writing and of any change: of a swap of names or of permissions, too
 
@@ -80,7 +77,8 @@ class Scanner:
         begun = time.monotonic()
         pool = ThreadPoolExecutor()  # decoding and hashing release the interpreter lock
         try:
-            read = shown(pool.map(self._read, unread), len(unread), f"Reading {self.kind} files")
+            title = f"Reading {self.kind} files"
+            read = shown(pool.map(self._read, unread), title, len(unread), hidden=len(unread) < MANY)
             for path, (state, found) in zip(unread, read, strict=True):
                 if isinstance(found, str):
                     bad[path] = found
@@ -136,13 +134,6 @@ class Scanner:
     def _save(self, path: Path, remembered: _Remembered) -> None:
         files = {name: [*state, *found] for name, (state, found) in remembered.items() if os.path.exists(name)}
         path.write_text(json.dumps({"version": self.version, "files": files}), encoding="utf-8")
-
-
-def shown(items: Iterable[T], total: int, title: str) -> Iterable[T]:
-    """Themselves, with a progress bar on a terminal where there are many."""
-    console = Console(stderr=True)
-    hidden = total < MANY or not console.is_terminal
-    return track(items, title, total, console=console, transient=True, disable=hidden)
 
 
 def digest(path: Path, found: Mapping[Path, Found]) -> str:

@@ -3,16 +3,18 @@
 A law asks for nothing but what the mechanism declares in its capabilities; but what it declares, it is held to.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
-from plugformer.interfaces import Grid, Layout, Mask
+from plugformer.interfaces import Attention, Grid, Layout, Mask
 from plugformer.nn.multi_head import MultiHeadAttention
 from plugformer.nn.positions import NoPosition
 from plugformer.testing.agreement import AgreementLaws
 from plugformer.testing.causality import CausalityLaws
 from plugformer.testing.common import assert_same_dtypes
-from plugformer.testing.comparing import applies_if, assert_close, assert_same, noise, poisoned
+from plugformer.testing.comparing import applies_if, assert_close, assert_same, draws_nothing, noise, poisoned
 from plugformer.testing.complexity import ComplexityLaws
 from plugformer.testing.decoding import DecodingLaws
 from plugformer.testing.heads import gradients
@@ -90,6 +92,26 @@ class AttentionSuite(
             assert gradient is not None, f"no gradient reaches {name}"
             assert gradient.isfinite().all(), f"the gradient of {name} is not finite"
             assert name in inputs or gradient.any(), f"the gradient of {name} is zero"
+
+    # ------------------------------------------------------------------------------------------ what it tells
+
+    def test_diagnoses_without_a_trace(self) -> None:
+        """Finite numbers, the same each time, of whatever mask; nothing is drawn and nothing changes."""
+        applies_if(type(self.new()).diagnose is not Attention.diagnose, "has nothing to tell")
+        for module, causal in self.ways():
+            for what, mask in self.masks(self.length, causal=causal).items():
+                parts = self.heads(self.length)
+                state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+                before = module(*parts, mask)
+                with draws_nothing(but="Python"):  # from which type checkers of tests draw
+                    told, again = (module.diagnose(*parts, mask) for _ in range(2))
+                for name, value in told.items():
+                    assert name.isidentifier(), f"{name!r} is no part of a metric's name"
+                    assert type(value) is float and math.isfinite(value), f"{name} is {value} with {what}"
+                assert told == again, f"{told} and then {again} with {what}"
+                assert_same(module(*parts, mask), before, what="what comes out once it was diagnosed")
+                for name, tensor in module.state_dict().items():
+                    assert torch.equal(tensor, state[name]), f"to diagnose it changes {name}"
 
     # ------------------------------------------------------------------------------------------ in the wrapper
 

@@ -133,6 +133,7 @@ class MeanOfVisible(Backbone):
     def __init__(self, *, dim: int, causal: bool) -> None:
         super().__init__()
         self.dim = dim
+        self.direction: Direction = "causal" if causal else "bidirectional"  # type: ignore[misc]  # of this one
         self.causal = causal
         self.mix = nn.Linear(dim, dim)
 

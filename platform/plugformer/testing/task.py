@@ -3,7 +3,7 @@
 import json
 import math
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, wraps
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from plugformer.errors import UserError
 from plugformer.interfaces import DataSpec, Features, Grid, Sample, Split, Targets, TokenSpec
 from plugformer.model import Trunk
 from plugformer.testing.common import Inputs, ModuleSuite, rows
-from plugformer.testing.comparing import assert_close, assert_same, noise
+from plugformer.testing.comparing import applies_if, assert_close, assert_same, noise
 from plugformer.testing.made_up import MadeUpWords, MeanOfBoth, MeanOfVisible, made_up_embedding
 from plugformer.testing.samples import SPEC, make_samples
 
@@ -311,3 +311,27 @@ class TaskSuite(ModuleSuite):
         found = task.describe(self.output(task, self.inputs(6)))
         assert len(found) == 6
         assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+    # ------------------------------------------------------------------------------------------ what there is to see
+
+    def test_tells_the_loss_of_each_sample(self) -> None:
+        """That which it has alone; or of none."""
+        task = self.make()
+        losses = task.losses(self.output(task, self.inputs(6)))
+        applies_if(losses is not None, "doesn't tell a sample's loss from another's")
+        for number, loss in enumerate(losses):
+            assert_close(loss, self.output(task, self.batch([number])).loss, what=f"sample {number}")
+
+    def test_shows_plain_values_or_pictures(self) -> None:
+        """Of each sample; pictures are tokens."""
+        task, batch = self.make(), self.inputs(6)
+        tokenizer = MadeUpWords(self.tokens if self.tokens.token_kind == "discrete" else self.discrete)
+        with torch.no_grad():
+            found = task.show(self.trunk(task), batch, self.output(task, batch), tokenizer=tokenizer)
+        assert len(found) == 6
+        for name, value in [item for shown in found for item in shown.items()]:
+            if isinstance(value, Mapping) and any(isinstance(each, Tensor) for each in value.values()):
+                shapes = {each.shape for each in value.values()}
+                assert shapes == {(len(self.tokens.grid), self.tokens.token_dim)}, name
+            else:
+                assert json.loads(json.dumps(value, allow_nan=False)) == value, name

@@ -1,6 +1,7 @@
 """Laws of what joins Lightning's trainer: loggers and callbacks, in a fit of seconds."""
 
 import os
+import time
 import warnings
 from typing import Any, ClassVar
 
@@ -16,7 +17,11 @@ from plugformer.run_dir import RunDir
 from plugformer.settings import TrainerSettings
 from plugformer.testing.common import Suite
 from plugformer.testing.comparing import noise
+from plugformer.train.run import tracking
 from plugformer.train.trainer import make_trainer
+
+MONITOR = Monitor("val/loss", "min")
+PATIENCE = 2.0  # seconds; a tracker may write in a process of its own
 
 
 class Line(pl.LightningModule):
@@ -47,10 +52,9 @@ def fit(
     run: RunDir, *, loggers: list[Any], callbacks: list[Any], max_epochs: int = 2, go_on: bool = False
 ) -> pl.Trainer:
     """Train as a run would."""
-    settings = TrainerSettings(max_epochs=max_epochs, accelerator="cpu", progress=False, log_every=1)
-    monitor = Monitor("val/loss", "min")
+    settings = TrainerSettings(max_epochs=max_epochs, accelerator="cpu", progress=False, log_every=1, media=0)
     trainer = make_trainer(
-        settings, run=run, monitor=monitor, loggers=loggers, callbacks=callbacks, batches_per_epoch=4
+        settings, run=run, monitor=MONITOR, loggers=loggers, callbacks=callbacks, batches_per_epoch=4
     )
     batches = DataLoader(TensorDataset(noise(8, 1), 3 * noise(8, 1)), batch_size=2)
     checkpoint = str(run.checkpoint("last")) if go_on else None
@@ -99,7 +103,8 @@ class LoggerSuite(Suite):
         run, here = RunDir.create(self.folder / "run"), set(os.listdir())
         run.write_config(self.config)
         before = run.config.read_bytes()
-        fit(run, loggers=[self.open(run)], callbacks=[])
+        with tracking([self.open(run)], MONITOR) as loggers:
+            fit(run, loggers=loggers, callbacks=[])
         assert set(os.listdir()) == here
         assert os.listdir(self.folder) == ["run"]
         assert run.config.read_bytes() == before
@@ -108,14 +113,16 @@ class LoggerSuite(Suite):
     def test_writes_every_row(self) -> None:
         """Of metrics that come late too, and of what is not a number."""
         run = RunDir.create(self.folder / "run")
-        logger = self.open(run)
-        logger.log_metrics({"train/loss": 0.8125}, step=0)
-        logger.save()
-        logger.log_metrics({"train/loss": 0.40625, "val/loss": 2.15625}, step=1)
-        logger.log_metrics({"val/loss": float("nan")}, step=2)
-        logger.save()
-        logger.log_metrics({"test/loss": 1.28125}, step=3)
-        logger.finalize("success")
-        written = self.written(run)
-        for found in ("train/loss", "0.8125", "0.40625", "val/loss", "2.15625", "test/loss", "1.28125"):
-            assert found in written, f"{found} was logged and isn't written"
+        with tracking([self.open(run)], MONITOR) as (logger,):
+            logger.log_metrics({"train/loss": 0.8125}, step=0)
+            logger.save()
+            logger.log_metrics({"train/loss": 0.40625, "val/loss": 2.15625}, step=1)
+            logger.log_metrics({"val/loss": float("nan")}, step=2)
+            logger.save()
+            logger.log_metrics({"test/loss": 1.28125}, step=3)
+            logger.finalize("success")
+        logged = ("train/loss", "0.8125", "0.40625", "val/loss", "2.15625", "test/loss", "1.28125")
+        deadline = time.monotonic() + PATIENCE
+        while (missing := [each for each in logged if each not in self.written(run)]) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not missing, f"{missing[0]} was logged and isn't written"

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 
-from plugformer.interfaces import Batch, Optimizer, Schedule, Split
+from plugformer.interfaces import Batch, Confusion, Optimizer, Output, Schedule, Split
 from plugformer.model import Model, mechanisms
 from plugformer.nn.depth import parameter_depths
 from plugformer.nn.parameters import group_parameters
@@ -44,6 +44,7 @@ class TrainingModule(pl.LightningModule):
         self.val_metrics = MetricCollection(dict(model.task.metrics()))
         self.test_metrics = self.val_metrics.clone()
         self.tables: dict[str, list[list[Any]]] = {}
+        self.confusions: dict[str, Confusion | None] = {}
         self.mechanisms = mechanisms(model)
 
     def on_train_batch_start(self, *_: Any) -> None:
@@ -66,19 +67,19 @@ class TrainingModule(pl.LightningModule):
             self.trainer.check_val_every_n_epoch = 1
             self.trainer.should_stop = True
 
-    def validation_step(self, batch: Batch) -> None:
-        self._update("val", self.val_metrics, batch)
+    def validation_step(self, batch: Batch) -> dict[str, Any]:
+        return {"output": self._update("val", self.val_metrics, batch)}
 
     def on_validation_epoch_end(self) -> None:
         self._finish("val", self.val_metrics)
 
-    def test_step(self, batch: Batch) -> None:
-        self._update(self.test_split, self.test_metrics, batch)
+    def test_step(self, batch: Batch) -> dict[str, Any]:
+        return {"output": self._update(self.test_split, self.test_metrics, batch)}
 
     def on_test_epoch_end(self) -> None:
         self._finish(self.test_split, self.test_metrics)
 
-    def _update(self, split: str, metrics: MetricCollection, batch: Batch) -> None:
+    def _update(self, split: str, metrics: MetricCollection, batch: Batch) -> Output:
         output = self.model(batch)
         which = cast("Split", split)
         metrics.update(
@@ -87,11 +88,13 @@ class TrainingModule(pl.LightningModule):
             **self.model.task.compared(self.model.trunk, batch, output, split=which),
         )
         self.log(f"{split}/loss", output.loss, batch_size=output.weight, on_epoch=True, prog_bar=split == "val")
+        return output
 
     def _finish(self, split: str, metrics: MetricCollection) -> None:
         values = metrics.compute()
         metrics.reset()
         self.tables |= {f"{split}_{name}": rows for name, rows in self.model.task.tables(values).items()}
+        self.confusions[split] = self.model.task.confusion(values)
         for name, value in values.items():
             if value.numel() == 1:
                 monitored = f"{split}/{name}" == self.model.task.monitor.metric

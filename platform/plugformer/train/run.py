@@ -1,15 +1,19 @@
 """One run from a checked composition to its summary."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from functools import partial
 from itertools import chain
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import Logger
 
 from plugformer import __version__
 from plugformer.assemble import build_model, preview
+from plugformer.budget import PassCost, pass_cost
 from plugformer.config import Config, provenance
 from plugformer.data.fingerprint import fingerprint
 from plugformer.data.loaders import indexable, make_loader, small_batch
@@ -18,25 +22,30 @@ from plugformer.data.splits import SPLITS
 from plugformer.data.target import target_samples, warn_if_cut
 from plugformer.environment import record_environment
 from plugformer.interfaces import DataSource, Monitor, Sample, Split, Tokenizer
+from plugformer.job import Job
 from plugformer.model import Model
 from plugformer.nn.depth import freeze
 from plugformer.nn.parameters import count_parameters, weights_dtype
 from plugformer.registry import build
 from plugformer.run_dir import RunDir, plain, write_json
 from plugformer.settings import LoaderSettings, TrainerSettings
+from plugformer.track.logger import Tracker
 from plugformer.train import report
+from plugformer.train.diagnostics import Diagnostics
 from plugformer.train.module import TrainingModule
+from plugformer.train.telemetry import Telemetry
 from plugformer.train.trainer import interruptible, make_trainer
 from plugformer.weights.beginning import Beginning
 from plugformer.weights.summary import match_lines
 
 
 @interruptible()
-def train(config: Config) -> tuple[dict[str, float], Monitor]:
+def train(config: Config, *, job: Job | None = None) -> tuple[dict[str, float], Monitor]:
     """Train a model, test its best checkpoint and write the run directory.
 
     Args:
         config: a checked composition; its `run_dir` must not hold a run yet.
+        job: which of a sweep it is, if it is one.
 
     Returns:
         The summary, final metrics as `split/metric`, those of val and test being the best checkpoint's; and which of
@@ -48,6 +57,8 @@ def train(config: Config) -> tuple[dict[str, float], Monitor]:
     settings, loading = TrainerSettings(**config["trainer"]), LoaderSettings(**config["loader"])
     batch_size = small_batch(loading.batch_size, settings.accumulate)
     callbacks = [build("callback", node) for node in config.get("callback", {}).values()]
+    nodes = {"csv": {"name": "csv"}} | config.get("logger", {})
+    trackers = [build("logger", node) for node in nodes.values()]
     source: DataSource = build("data", config["data"])
     tokenizer, sketch = preview(config, source=source)
     beginning = Beginning.of(config, source=source, tokenizer=tokenizer, model=sketch)
@@ -63,7 +74,7 @@ def train(config: Config) -> tuple[dict[str, float], Monitor]:
         count = min(settings.overfit_batches * loading.batch_size, len(samples["train"]))
         few = [samples["train"][index] for index in range(count)]  # not every Sequence takes slices
         samples = dict.fromkeys(SPLITS, few)
-    record(config, run, source=source, tokenizer=tokenizer, samples=samples)
+    record(config, run, job, source=source, tokenizer=tokenizer, samples=samples)
     if target is not None and target is not tokenizer:
         run.target_tokenizer.mkdir()
         target.save(run.target_tokenizer)
@@ -73,6 +84,9 @@ def train(config: Config) -> tuple[dict[str, float], Monitor]:
     model = build_model(config, tokenizer=tokenizer, data=source.spec, target_tokenizer=target)
     begun = [] if beginning is None else begin(model, beginning, run, settings)
     freeze(model.trunk, model.task, settings.freeze)
+    cost = pass_cost(model, tokenizer)
+    costs = describe_model(model, tokenizer, cost, batch_size=loading.batch_size)
+    write_json(run.model, {**costs, "monitor": asdict(model.task.monitor)})
     module = make_module(config, model, origin=None if beginning is None else beginning.origin)
     del beginning  # it holds all its weights
     loader = partial(
@@ -88,36 +102,51 @@ def train(config: Config) -> tuple[dict[str, float], Monitor]:
         seed=None if settings.overfit_batches else config["seed"],
     )
     evaluation = {split: loader(samples[split], batch_size=loading.eval_batch_size) for split in ("val", "test")}
-    trackers = {"csv": {"name": "csv"}} | config.get("logger", {})
-    trainer = make_trainer(
-        settings,
-        run=run,
-        monitor=model.task.monitor,
-        loggers=[build("logger", node).open(run, config) for node in trackers.values()],
-        callbacks=callbacks,
-        batches_per_epoch=len(training),
-    )
-    report.start(config, samples=samples, model=model, tokenizer=tokenizer, device=trainer.strategy.root_device)
-    report.say(*begun)
-    report.rates(model, settings)
+    with tracking([tracker.open(run, config) for tracker in trackers], model.task.monitor) as loggers:
+        trainer = make_trainer(
+            settings,
+            run=run,
+            monitor=model.task.monitor,
+            loggers=loggers,
+            callbacks=[*callbacks, Telemetry(cost=cost, precision=settings.precision), Diagnostics()],
+            batches_per_epoch=len(training),
+        )
+        report.start(config, samples=samples, model=model, tokenizer=tokenizer, device=trainer.strategy.root_device)
+        report.say(*begun)
+        report.rates(model, settings)
 
-    started = time.perf_counter()
-    trainer.fit(module, training, evaluation["val"])
-    seconds = time.perf_counter() - started
-    summary = {
-        "train/loss": float(trainer.callback_metrics["train/loss"]),
-        "train/epochs": trainer.current_epoch,
-        "train/steps": trainer.global_step,
-        "train/seconds": round(seconds, 3),
-        "model/parameters": count_parameters(model),
-    }
-    best = None if settings.fast_dev_run else "best"
-    for split, batches in evaluation.items():
-        summary |= module.evaluate(trainer, batches, split=split, checkpoint=best)
-    write_json(run.summary, summary)
-    report.write_tables(module.tables, run)
+        started = time.perf_counter()
+        trainer.fit(module, training, evaluation["val"])
+        seconds = time.perf_counter() - started
+        summary = {
+            "train/loss": float(trainer.callback_metrics["train/loss"]),
+            "train/epochs": trainer.current_epoch,
+            "train/steps": trainer.global_step,
+            "train/seconds": round(seconds, 3),
+            "model/parameters": count_parameters(model),
+        }
+        best = None if settings.fast_dev_run else "best"
+        for split, batches in evaluation.items():
+            summary |= module.evaluate(trainer, batches, split=split, checkpoint=best)
+        write_json(run.summary, summary)
+        report.write_tables(module.tables, run)
     report.end(summary, run)
     return summary, model.task.monitor
+
+
+@contextmanager
+def tracking(loggers: list[Logger], monitor: Monitor) -> Iterator[list[Logger]]:
+    """Loggers of one run, those that are trackers begun and, however it ends, closed."""
+    with ExitStack() as closing:
+        for tracker in loggers:
+            if isinstance(tracker, Tracker):
+                closing.push(partial(_close, tracker))
+                tracker.begin(monitor)
+        yield loggers
+
+
+def _close(tracker: Tracker, kind: type[BaseException] | None, *_: object) -> None:
+    tracker.close(failed=kind is not None)
 
 
 def fit_tokenizers(
@@ -163,6 +192,18 @@ def begin(model: Model, beginning: Beginning, run: RunDir, settings: TrainerSett
     return match_lines(model, beginning.weights, found)
 
 
+def describe_model(
+    model: Model, tokenizer: Tokenizer, cost: PassCost | None, *, batch_size: int
+) -> dict[str, int | None]:
+    """How large it is, and what an optimiser step on samples of the longest kind costs."""
+    return {
+        "parameters": count_parameters(model),
+        "trained": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        "flops": None if cost is None else cost.flops * batch_size,
+        "tokens": len(tokenizer.spec.grid),
+    }
+
+
 def make_module(config: Config, model: Model, *, origin: Mapping[str, str] | None = None) -> TrainingModule:
     """A model with its optimiser and schedule; `origin` says where its first weights are from."""
     begun = {} if origin is None else {"init_from": origin}
@@ -178,10 +219,18 @@ def make_module(config: Config, model: Model, *, origin: Mapping[str, str] | Non
 
 
 def record(
-    config: Config, run: RunDir, *, source: DataSource, tokenizer: Tokenizer, samples: Mapping[Split, Sequence[Sample]]
+    config: Config,
+    run: RunDir,
+    job: Job | None,
+    *,
+    source: DataSource,
+    tokenizer: Tokenizer,
+    samples: Mapping[Split, Sequence[Sample]],
 ) -> None:
     """Write down what the run is made of, before it starts."""
     run.write_config(config)
+    if job is not None:
+        write_json(run.job, asdict(job))
     write_json(run.plugins, provenance(config))
     record_environment(run)
     sizes = {split: len(samples[split]) for split in SPLITS}

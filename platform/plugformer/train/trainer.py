@@ -16,8 +16,11 @@ from plugformer.interfaces import Monitor
 from plugformer.run_dir import RunDir
 from plugformer.settings import TrainerSettings
 from plugformer.train.checkpoint_io import AtomicCheckpointIO
+from plugformer.train.non_finite import NonFiniteWatch
 from plugformer.train.progress import ProgressBar
+from plugformer.train.showing.callback import Showing
 
+OVERFLOWS = {"16-mixed": frozenset({"train/grad_norm"})}  # now and then, by design: such a step is left out
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
 
 
@@ -43,8 +46,11 @@ def make_trainer(
     quieten()
     progress = settings.progress and sys.stdout.isatty()  # a file or a pipe wants the result alone
     own: list[Callback] = [ProgressBar()] if progress else []
+    shown: list[Callback] = []
     if not settings.fast_dev_run:
         own.append(_checkpoints(run, monitor))
+        if settings.media:
+            shown.append(Showing(run=run, samples=settings.media))
     return pl.Trainer(
         accelerator=settings.accelerator,
         devices=1,
@@ -67,8 +73,8 @@ def make_trainer(
         enable_progress_bar=progress,
         enable_model_summary=False,
         enable_checkpointing=not settings.fast_dev_run,
-        logger=loggers,
-        callbacks=[*own, *callbacks],
+        logger=[*loggers, NonFiniteWatch(run, expected=OVERFLOWS.get(settings.precision, frozenset()))],
+        callbacks=[*own, *callbacks, *shown],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=run.path,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from plugformer.assemble import load_data_spec, read_checkpoint
 from plugformer.errors import UserError
 from plugformer.run_dir import RunDir
+from plugformer.weights.artifact import chosen_checkpoint, local
 from plugformer.weights.huggingface import fetch, read_folder
 from plugformer.weights.source import Weights
 from plugformer.weights.tensors import PICKLES
@@ -19,19 +20,20 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 def find_weights(where: str) -> Weights:
     """
     Args:
-        where: a run directory, whose best checkpoint is taken; a file of its `checkpoints`; a folder with config.json
-            and *.safetensors; or, where there is no such path, a name on Hugging Face's hub.
+        where: a run directory, whose best checkpoint is taken; a file of its `checkpoints`; an artifact of a run, as
+            `wandb:ENTITY/PROJECT/NAME:ALIAS`; a folder with config.json and *.safetensors; or, where there is no such
+            path, a name on Hugging Face's hub.
 
     Raises:
         UserError: nothing of that kind, damaged, or a pickle, which could run code.
     """
-    path = Path(where).expanduser()
+    path = local(where)
     if path.is_file():
         return _read_file(path)
     if not path.exists():
         return _fetch(where)
     if (path / "config.yaml").is_file() or (path / "checkpoints").is_dir():
-        return read_run_checkpoint(RunDir(path).checkpoint("best"))
+        return read_run_checkpoint(RunDir(path).checkpoint(chosen_checkpoint(where, RunDir(path))))
     if (path / "config.json").is_file():
         return _read_folder(path)
     inside = ", ".join(sorted(each.name for each in path.iterdir())[:10]) or "nothing"

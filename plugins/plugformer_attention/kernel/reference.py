@@ -31,28 +31,37 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, kernel: Kernel, log_weig
     products = fq @ fk.mT
     if kernel.features in ("trigonometric", "gaussian"):
         products = products / fq.shape[-1]
-    return _average(products, scale, v, mask, log_weight, kernel.map.smallest).to(q.dtype)
+    return average(products, scale, v, _dense(mask, products), log_weight, kernel.map.smallest).to(q.dtype)
 
 
 def attend_exactly(q: Tensor, k: Tensor, v: Tensor, mask: Mask, features: str, log_weight: Tensor | None) -> Tensor:
     """The same with the kernel that Gaussian or rectified features estimate."""
+    products, scale = exact_products(q, k, features), torch.zeros_like(k[..., :1], dtype=torch.float64)
+    return average(products, scale, v, _dense(mask, products), log_weight, 1e-20).to(v.dtype)
+
+
+def exact_products(q: Tensor, k: Tensor, features: str) -> Tensor:
+    """The kernel itself."""
     q, k = q.double(), k.double()
     if features == "gaussian":
-        products = (-torch.cdist(q, k).square() / 2).exp()
-    else:  # of the first order (Cho and Saul 2009, equation 6)
-        lengths = q.norm(dim=-1)[..., :, None] * k.norm(dim=-1)[..., None, :]
-        cosine = (q @ k.mT / lengths).clamp(-1, 1)
-        products = lengths * ((1 - cosine.square()).sqrt() + (torch.pi - cosine.arccos()) * cosine)
-    return _average(products, torch.zeros_like(k[..., :1]), v, mask, log_weight, 1e-20).to(v.dtype)
+        return (-torch.cdist(q, k).square() / 2).exp()
+    # Of the first order (Cho and Saul 2009, equation 6).
+    lengths = q.norm(dim=-1)[..., :, None] * k.norm(dim=-1)[..., None, :]
+    cosine = (q @ k.mT / lengths).clamp(-1, 1)
+    return lengths * ((1 - cosine.square()).sqrt() + (torch.pi - cosine.arccos()) * cosine)
 
 
-def _average(
-    products: Tensor, scale: Tensor, v: Tensor, mask: Mask, log_weight: Tensor | None, smallest: float
-) -> Tensor:
+def _dense(mask: Mask, products: Tensor) -> Tensor | None:
     refuse_packed_memory(mask)
+    return mask.dense(products.shape[2], products.shape[3], products.device)
+
+
+def average(
+    products: Tensor, scale: Tensor, v: Tensor, visible: Tensor | None, log_weight: Tensor | None, smallest: float
+) -> Tensor:
+    """Of the values of visible keys, by weights `products · e^scale`."""
     logs = scale.mT if log_weight is None else scale.mT + log_weight.unsqueeze(-2)
     logs = logs.expand_as(products)
-    visible = mask.dense(products.shape[2], products.shape[3], products.device)
     if visible is not None:
         logs = logs.masked_fill(~visible, float("-inf"))
     weights = products * (logs - logs.amax(-1, keepdim=True).detach().clamp_min(-1e30)).exp()

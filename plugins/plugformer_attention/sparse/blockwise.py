@@ -1,6 +1,7 @@
 """What mechanisms share that attend block by block: tokens into blocks and back, padding, decoding."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
@@ -9,8 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from plugformer.interfaces import Attention, Capabilities, Mask
+from plugformer_attention.diagnosing import few_samples
 from plugformer_attention.heads import one_a_query_head
+from plugformer_attention.precision import precise
 from plugformer_attention.sparse.attention import attend
+from plugformer_attention.sparse.coverage import coverage_of
 from plugformer_attention.sparse.few import attend_few
 from plugformer_attention.sparse.padding import Padding
 from plugformer_attention.sparse.pattern import BlockPattern
@@ -92,17 +96,36 @@ class Blockwise(Attention):
             out = padding.in_front(self._of_all(q, k, v, padding.mask_behind(mask)), 2)
         return out[:, :, length - queries :]
 
+    @torch.no_grad()
+    def diagnose(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Mapping[str, float]:
+        """`coverage`: the share that the keys a query sees have of full attention's weights."""
+        length = k.shape[2]
+        if mask.start is not None or q.shape[2] != length:
+            return {}
+        q, k, _, mask = few_samples(q.to(precise(q.dtype)), k.to(precise(k.dtype)), v, mask)
+        leading = leading_of(mask, length)
+        padding = Padding.of(mask.valid, leading) if self.aligned and leading is not None else None
+        if padding is not None:
+            q, k, mask = padding.behind(q, 2), padding.behind(k, 2), padding.mask_behind(mask)
+        blocks, pattern = self._arrange(mask, k)
+        k = one_a_query_head(k, q.shape[1])
+        return coverage_of(pattern, blocks.spread(q, 2), blocks.spread(k, 2))
+
     def _of_all(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
         k, v = (one_a_query_head(part, q.shape[1]) for part in (k, v))
+        blocks, pattern = self._arrange(mask, k)
+        q, k, v = (blocks.spread(part, 2) for part in (q, k, v))
+        return blocks.collect(attend(q, k, v, pattern), 2)
+
+    def _arrange(self, mask: Mask, k: Tensor) -> tuple[Blocks, BlockPattern]:
+        """How tokens with these keys stand in blocks, and who sees whom."""
         blocks = blocks_of(mask, k.shape[2], self.block_size, shorten=k.device.type == "cpu")  # kernels want whole ones
         occupied = blocks.occupied(mask.valid)
         occupied = None if occupied is None else occupied.to(k.device)
         pattern = self.pattern(blocks, occupied, causal=mask.causal, device=k.device)
         segments = None if mask.segments is None else blocks.spread(mask.segments.expand(len(k), -1), 1)
         pattern = replace(pattern, occupied=occupied, segments=segments, causal=mask.causal)
-        pattern = pattern.behind_leads(blocks.lead_blocks)
-        q, k, v = (blocks.spread(part, 2) for part in (q, k, v))
-        return blocks.collect(attend(q, k, v, pattern), 2)
+        return blocks, pattern.behind_leads(blocks.lead_blocks)
 
     def _of_few(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, leading: int, padding: Padding | None) -> Tensor:
         """The cost is that of what they see, whatever the length."""

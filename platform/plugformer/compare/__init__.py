@@ -1,0 +1,1 @@
+"""Runs side by side, from what stands in their directories."""
