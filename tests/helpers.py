@@ -20,6 +20,7 @@ QUICK = (
     "trainer.accelerator=cpu",
     "loader.batch_size=16",
     "logger=csv",
+    "trainer.media=0",
 )
 
 

@@ -274,7 +274,7 @@ def test_progress_is_shown_on_a_terminal_where_there_is_much_to_read(
     cache, files, monkeypatch, capsys, many, terminal, shown
 ):
     monkeypatch.setattr(scan, "MANY", many)
-    monkeypatch.setattr(scan.Console, "is_terminal", terminal)
+    monkeypatch.setattr("plugformer.progress.Console.is_terminal", terminal)
     Counting().read(files)
     out, err = capsys.readouterr()
     assert not out

@@ -239,6 +239,7 @@ VARIED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", VARIED.values(), ids=VARIED)
 def test_telling_changes_no_bit_of_what_is_learned(more, tmp_path, monkeypatch):
     steps = ("trainer.max_epochs=2", "trainer.log_every=1", "trainer.limit_batches=4", "trainer.media=0")

@@ -161,7 +161,7 @@ def test_the_fingerprint_tells_the_share(tmp_path, run):
     }.items():
         made = runs.RunDir.create(tmp_path / name)
         other = quick_config(f"run_dir={tmp_path / name}", *overrides)
-        runs.record(other, made, source=source, tokenizer=tokenizer, samples=samples)
+        runs.record(other, made, None, source=source, tokenizer=tokenizer, samples=samples)
         prints.add(json.loads(made.data.read_text())["fingerprint"])
     assert len(prints) == 4
     assert source.fingerprint() in prints

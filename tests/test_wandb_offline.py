@@ -129,7 +129,10 @@ def two(tmp_path_factory) -> tuple[Told, Told]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", argv)
         with redirect_stdout(io.StringIO()) as printed:
-            train(quick_config("logger=wandb", f"run_dir={folder / '0'}"), job=Job(str(folder), 0, "optimizer.lr=0.1"))
+            train(
+                quick_config("logger=wandb", "trainer.media=4", f"run_dir={folder / '0'}"),
+                job=Job(str(folder), 0, "optimizer.lr=0.1"),
+            )
         with pytest.raises(RuntimeError, match="as it was told to"):
             train(
                 quick_config(

@@ -175,7 +175,7 @@ class Arrived:
 @pytest.fixture(scope="module")
 def arrived(tmp_path_factory) -> Iterator[Arrived]:
     folder = RunDir(tmp_path_factory.mktemp("runs") / "run")
-    config = quick_config("logger=wandb", f"run_dir={folder.path}")
+    config = quick_config("logger=wandb", "trainer.media=4", f"run_dir={folder.path}")
     with WandbStub() as stub, redirect_stdout(io.StringIO()) as printed:
         with told(environment(stub, tmp_path_factory.mktemp("wandb")) | {"SOME_TOKEN": SECRET}):
             train(config)
@@ -249,7 +249,7 @@ def test_of_four_jobs_one_crashes(stub, env, tmp_path):
 @pytest.mark.slow
 def test_a_run_begins_from_an_artifact_and_the_server_knows_it(stub, env, tmp_path):
     def trained(*overrides: str) -> None:
-        done = plugformer("train", *QUICK, "logger=wandb", "trainer.media=0", *overrides, cwd=tmp_path, env=env)
+        done = plugformer("train", *QUICK, "logger=wandb", *overrides, cwd=tmp_path, env=env)
         assert done.returncode == 0, done.stderr
 
     trained("run_dir=first")
@@ -277,9 +277,7 @@ def test_a_run_begins_from_an_artifact_and_the_server_knows_it(stub, env, tmp_pa
 def test_a_run_goes_on_under_its_id(stub, env, tmp_path):
     again = env | {"WANDB_RUN_ID": "thesame", "WANDB_RESUME": "allow"}
     for name in ("first", "second"):
-        done = plugformer(
-            "train", *QUICK, "logger=wandb", f"run_dir={name}", "trainer.media=0", cwd=tmp_path, env=again
-        )
+        done = plugformer("train", *QUICK, "logger=wandb", f"run_dir={name}", cwd=tmp_path, env=again)
         assert done.returncode == 0, done.stderr
     (run,) = stub.runs
     steps = [row["_step"] for row in run.history]
@@ -391,7 +389,7 @@ def test_a_killed_run_can_be_read_up_to_its_last_step(stub, env, tmp_path, mode)
 def test_an_agent_of_a_server_trains_what_it_is_handed(stub, env, tmp_path):
     sweep = yaml.safe_load((ROOT / "docs" / "sweeps" / "attention.yaml").read_text(encoding="utf-8"))
     sweep["parameters"] = {"attention": {"values": ["full", "performer"]}, "seed": {"value": 3}}
-    sweep["command"] = [*sweep["command"][:-1], *QUICK, "trainer.media=0", sweep["command"][-1]]
+    sweep["command"] = [*sweep["command"][:-1], *QUICK, sweep["command"][-1]]
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
     said = run_wandb("sweep", "--project", "mechanisms", "sweep.yaml", cwd=tmp_path, env=env)
     (made,) = stub.sweeps
