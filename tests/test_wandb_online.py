@@ -389,7 +389,8 @@ def test_a_killed_run_can_be_read_up_to_its_last_step(stub, env, tmp_path, mode)
 def test_an_agent_of_a_server_trains_what_it_is_handed(stub, env, tmp_path):
     sweep = yaml.safe_load((ROOT / "docs" / "sweeps" / "attention.yaml").read_text(encoding="utf-8"))
     sweep["parameters"] = {"attention": {"values": ["full", "performer"]}, "seed": {"value": 3}}
-    sweep["command"] = [*sweep["command"][:-1], *QUICK, sweep["command"][-1]]
+    env_program_train, its_own = sweep["command"][:3], sweep["command"][3:]
+    sweep["command"] = [*env_program_train, *QUICK, *its_own]
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
     said = run_wandb("sweep", "--project", "mechanisms", "sweep.yaml", cwd=tmp_path, env=env)
     (made,) = stub.sweeps
