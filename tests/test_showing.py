@@ -24,9 +24,10 @@ from plugformer.run_dir import RunDir
 from plugformer.testing.comparing import noise
 from plugformer.track.logger import Logger, Tracker
 from plugformer.track.media import Media, MediaFile, media_folder, read_media
+from plugformer.train.listening import listening
 from plugformer.train.run import train
 from plugformer.train.showing import callback as callbacks
-from plugformer.train.showing.attention import attention_rows, listening, some_layers
+from plugformer.train.showing.attention import attention_rows, some_layers
 from plugformer.train.showing.callback import Showing
 from plugformer.train.showing.confusion import MOST, counts_of, draw_confusion, most_confused
 from plugformer.train.showing.panels import LONGEST, picture

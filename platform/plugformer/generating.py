@@ -13,8 +13,8 @@ from plugformer.compatibility import plugins_that
 from plugformer.config import Config
 from plugformer.decode.session import CacheKind, keeps_size
 from plugformer.errors import UserError
-from plugformer.interfaces import Attention, Backbone, Features, Task, Tokenizer
-from plugformer.model import Model, remembering
+from plugformer.interfaces import Backbone, Features, Task, Tokenizer
+from plugformer.model import Model, decodes_in_steps, remembering
 from plugformer.prompts import Prompt, count_places, encode_prompt, read_source
 from plugformer.registry import find
 from plugformer.run_dir import RunDir
@@ -133,8 +133,7 @@ def _choose_cache(settings: GenerateSettings, model: Model, config: Config) -> C
         UserError: the one that is asked for can't be.
     """
     attention, cache = f"attention={config['attention']['name']}", settings.cache
-    prefixed = model.trunk.backbone.direction == "prefix"
-    steps = all(_steps(mechanism, prefixed) for mechanism in remembering(model))
+    steps = decodes_in_steps(model)
     keeps_room = all(keeps_size(mechanism) for mechanism in remembering(model))
     if settings.compile and cache in ("growing", "none"):
         raise UserError(f"compile=true: needs steps of one shape, and cache={cache} has none. Set cache=fixed.")
@@ -154,8 +153,3 @@ def _choose_cache(settings: GenerateSettings, model: Model, config: Config) -> C
         f"{asked}: {attention} can't work in memory of a fixed size, with room for later tokens.\n"
         "  Set cache=growing, compile=false."
     )
-
-
-def _steps(mechanism: Attention, prefixed: bool) -> bool:
-    """Whether it can go on token by token; a state of its own knows of no prefix."""
-    return mechanism.capabilities.decoding == "cache" or (mechanism.capabilities.decoding == "state" and not prefixed)

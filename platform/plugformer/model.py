@@ -56,3 +56,9 @@ def mechanisms(model: nn.Module) -> list[Attention]:
 def remembering(model: Model) -> list[Attention]:
     """Those that see tokens as they come while decoding, and so must remember what came before."""
     return list(model.trunk.backbone.mechanisms().get("decoder", ()))
+
+
+def decodes_in_steps(model: Model) -> bool:
+    """Whether all of these can go on token by token; a state of its own knows of no prefix."""
+    known = {"cache"} if model.trunk.backbone.direction == "prefix" else {"cache", "state"}
+    return all(mechanism.capabilities.decoding in known for mechanism in remembering(model))

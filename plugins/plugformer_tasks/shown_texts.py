@@ -14,8 +14,8 @@ from plugformer.decode.choosing import Choice
 from plugformer.decode.sampling import sample
 from plugformer.decode.session import Session
 from plugformer.decode.streaming import Writer
-from plugformer.interfaces import Attention, Features, Task, Tokenizer, Trunk
-from plugformer.model import Model, remembering
+from plugformer.interfaces import Features, Task, Tokenizer, Trunk
+from plugformer.model import Model, decodes_in_steps
 from plugformer.model import Trunk as WholeTrunk
 
 BEGINNING = 16  # tokens that a text is gone on with from, at most half of it
@@ -127,11 +127,4 @@ def behind(tokenizer: Tokenizer, start: Int[Tensor, "length"], ids: Sequence[int
 def session_of(task: Task, trunk: Trunk, *, room: int, source: Features | None = None) -> Session:
     """In which a model goes on with sequences, or writes them for a source, remembering what it can."""
     model = Model(trunk=cast("WholeTrunk", trunk), task=task)
-    steps = all(_goes_on(mechanism, trunk) for mechanism in remembering(model))
-    return Session(model, source=source, room=room, cache="growing" if steps else "none")
-
-
-def _goes_on(mechanism: Attention, trunk: Trunk) -> bool:
-    """Whether it can go on token by token; a state of its own knows of no prefix."""
-    decoding = mechanism.capabilities.decoding
-    return decoding == "cache" or (decoding == "state" and trunk.backbone.direction != "prefix")
+    return Session(model, source=source, room=room, cache="growing" if decodes_in_steps(model) else "none")

@@ -14,21 +14,11 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 
 from plugformer.bench.layers import Candidate
 from plugformer.bench.points import BASELINE, Cost, Growth, Point
+from plugformer.figures import MARKERS, STYLE
 from plugformer.measure import Exponent
 
 # Told apart by eyes of every kind (Okabe and Ito 2008); exact attention is black.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7A7A7A")
-MARKERS = "osD^vPX*"
-STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.size": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "xtick.direction": "out",
-    "pdf.fonttype": 42,  # text stays text
-    "svg.fonttype": "none",
-}
 LINE = 9.5  # points between the labels of two lines
 
 

@@ -16,22 +16,13 @@ from plugformer.compare.colours import ON_LIGHT, dashes
 from plugformer.compare.comparison import Comparison
 from plugformer.compare.curves import TITLES, Axis, check_axis, group_curve
 from plugformer.errors import UserError, unknown
+from plugformer.figures import MARKERS, STYLE
 from plugformer.run_dir import replacing
 
 FORMATS = ("png", "pdf", "svg")
-STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.size": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "pdf.fonttype": 42,  # text stays text
-    "svg.fonttype": "none",
-}
 PANEL = 3.1, 2.3  # inches
 ACROSS = 3  # panels beside each other
 LINE = 0.17  # inches of a legend's line
-MARKERS = "osD^vPX*"
 MARKED = 8  # points of a curve that are marked, about
 
 

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from statistics import fmean
 from typing import Any, cast
 
@@ -11,12 +10,10 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.seed import isolate_rng
-from torch import Tensor
 
-from plugformer.interfaces import Attention, Batch, Features, Mask
+from plugformer.interfaces import Attention, Batch, Features
 from plugformer.model import Model, mechanisms
-
-Call = tuple[Attention, tuple[Tensor, Tensor, Tensor, Mask]]
+from plugformer.train.listening import Call, listening
 
 SAMPLES = 4  # on which mechanisms are looked at
 
@@ -46,23 +43,19 @@ def first_samples(batch: Batch, count: int) -> Batch:
     return {"inputs": cut(batch["inputs"]), "targets": cut(batch["targets"]), "index": batch["index"][:count]}
 
 
-def diagnose(calls: Sequence[Call]) -> Mapping[str, float]:
+def diagnose(calls: Sequence[tuple[Attention, Call]]) -> Mapping[str, float]:
     """What mechanisms tell of how they work on these, by name: the mean of those that tell it."""
     told = defaultdict(list)
-    for mechanism, given in calls:
-        for name, value in mechanism.diagnose(*given).items():
+    for mechanism, (q, k, v, mask, *_) in calls:
+        for name, value in mechanism.diagnose(q, k, v, mask).items():
             told[name].append(value)
     return {name: fmean(values) for name, values in told.items()}
 
 
-def calls_of(model: Model, batch: Batch) -> list[Call]:
+def calls_of(model: Model, batch: Batch) -> list[tuple[Attention, Call]]:
     """What is given to each mechanism that has something to tell."""
-    calls: list[Call] = []
     telling = [each for each in mechanisms(model) if type(each).diagnose is not Attention.diagnose]
-    with ExitStack() as hooks:
-        for mechanism in telling:
-            hook = mechanism.register_forward_pre_hook(lambda module, given: calls.append((module, given[:4])))
-            hooks.callback(hook.remove)
+    with listening(telling) as calls:
         if telling:
             model.forward(batch)  # not as it was compiled, for hooks are no part of that
-    return calls
+    return [(mechanism, calls[id(mechanism)]) for mechanism in telling if id(mechanism) in calls]

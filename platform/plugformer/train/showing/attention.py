@@ -1,24 +1,21 @@
 """Where the tokens of one sample look, in a few layers and heads."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from plugformer.interfaces import Attention, Backbone, Batch
 from plugformer.model import Model
 from plugformer.nn.implied_attention import implied_attention
 from plugformer.track.media import Cell, MediaFile
+from plugformer.train.listening import listening
 from plugformer.train.showing.panels import SIDE, Panel, coloured, draw_panels, enlarged
 
 TOKENS = 128  # that are shown
 HEADS = 4
-
-Call = tuple[Any, ...]  # q, k, v, mask and perhaps bias
 
 
 def attention_rows(model: Model, batch: Batch, folder: Path, *, name: str) -> list[list[Cell]]:
@@ -61,22 +58,6 @@ def some_layers(backbone: Backbone) -> Iterator[tuple[str, Attention]]:
         numbers = {0, count - 1} if len(roles) > 1 else {0, count // 2, count - 1}
         for number in sorted(numbers):
             yield f"{role} layer {number + 1} of {count}", mechanisms[number]
-
-
-@contextmanager
-def listening(mechanisms: Sequence[Attention]) -> Iterator[dict[int, Call]]:
-    """What each mechanism is given first, by its id."""
-    calls: dict[int, Call] = {}
-
-    def listen(mechanism: nn.Module, given: Call) -> None:
-        calls.setdefault(id(mechanism), given)
-
-    hooks = [mechanism.register_forward_pre_hook(listen) for mechanism in mechanisms]
-    try:
-        yield calls
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def matrix(weights: Float[Tensor, "queries keys"]) -> np.ndarray:
