@@ -6,7 +6,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from torch.nn import functional as F
 
 from plugformer.data.draws import InOrder, Shuffled
-from plugformer.data.loaders import indexable, make_loader, small_batch
+from plugformer.data.loaders import indexable, make_loader
 from plugformer.data.splits import split_by_label
 from plugformer.errors import UserError
 from plugformer.interfaces import DataSpec, Grid, Layout, Tokens
@@ -95,12 +95,9 @@ def test_without_a_seed_samples_come_in_order_as_they_are():
     assert torch.equal(torch.cat([image for image, _ in together]), torch.stack([s["image"] for s in samples]))
 
 
-def test_loaders_refuse_what_they_cannot_do():
+def test_streamed_samples_are_refused():
     with pytest.raises(UserError, match="data=stream: streams its samples; training needs data whose samples have num"):
         indexable(iter([]), "stream")
-    with pytest.raises(UserError, match=r"accumulate=4 doesn't divide loader.batch_size=6.\n  These do: 1, 2, 3, 6$"):
-        small_batch(6, 4)
-    assert small_batch(6, 3) == 2
 
 
 # ---------------------------------------------------------------------------------------------- splits

@@ -166,13 +166,22 @@ def load_run(path: str | Path, config: Config | None = None, *, checkpoint: str 
     run = RunDir.open(path)
     config = config or load_config(path)
     tokenizer: Tokenizer = build("tokenizer", config["tokenizer"])
-    _load_tokenizer(tokenizer, run.tokenizer)
     target = build_target_tokenizer(config, tokenizer)
-    if target not in (None, tokenizer):
-        _load_tokenizer(target, run.target_tokenizer)
+    load_tokenizers(run, tokenizer, target)
     model = build_model(config, tokenizer=tokenizer, data=load_data_spec(run), target_tokenizer=target)
     load_weights(model, run.checkpoint(checkpoint))
     return tokenizer, model.eval()
+
+
+def load_tokenizers(run: RunDir, tokenizer: Tokenizer, target: Tokenizer | None) -> None:
+    """Give them back what they learned in a run; `target` may be `tokenizer`, or None.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    _load_tokenizer(tokenizer, run.tokenizer)
+    if target is not None and target is not tokenizer:
+        _load_tokenizer(target, run.target_tokenizer)
 
 
 def _load_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:

@@ -17,7 +17,7 @@ from plugformer.assemble import preview
 from plugformer.config import Config
 from plugformer.data.collate import Collate
 from plugformer.data.encoded import Encoded
-from plugformer.data.loaders import small_batch
+from plugformer.data.loaders import check_divides
 from plugformer.interfaces import Batch, Optimizer, ParameterGroups, Targets, Tokenizer
 from plugformer.measure.tokens import EmbeddedTokens
 from plugformer.model import Model
@@ -75,7 +75,9 @@ def estimate(config: Config) -> Budget:
     tokenizer, model = preview(config, source=build("data", config["data"]))
     settings, loading = TrainerSettings(**config["trainer"]), LoaderSettings(**config["loader"])
     model = model.to(weights_dtype(settings.precision)).train()
-    batch_size = small_batch(loading.batch_size, settings.accumulate)
+    world = settings.devices * settings.num_nodes
+    check_divides(loading.batch_size, accumulate=settings.accumulate, world=world)
+    batch_size = loading.batch_size // (settings.accumulate * world)
     # Fake tensors have no numbers, but take the kernels that a CPU would: on meta, attention is never fused.
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = model.to_empty(device="cpu")

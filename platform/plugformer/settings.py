@@ -22,12 +22,14 @@ class RunSettings:
         run_dir: the folder that everything the run makes goes into.
         init_from: whose weights to begin with: another run's directory or a checkpoint in it, an artifact of it
             (`wandb:ENTITY/PROJECT/NAME:ALIAS`), an export, a folder of Hugging Face's form, or a name on their hub.
+        resume: a run's directory, to go on with that run where it stopped, exactly.
         plugins: Python files whose registered classes join this run; from the command line only.
     """
 
     seed: int = 0
     run_dir: str = ""
     init_from: str | None = None
+    resume: str | None = None
     plugins: list[str] | None = None
 
 
@@ -72,6 +74,10 @@ class TrainerSettings:
         max_epochs: passes over the training samples.
         max_steps: optimiser steps after which training ends even if epochs are left.
         accelerator: where the model runs.
+        devices: that train one model together, on each node; each takes its part of `loader.batch_size`.
+        num_nodes: machines, each with as many devices.
+        strategy: what is divided among devices. ddp: the batch (Li et al. 2020); fsdp: the weights too (Zhao et al.
+            2023); tensor_parallel: heads and hidden layers of blocks, not the batch (Shoeybi et al. 2019). auto is ddp.
         precision: of weights and of the arithmetic.
         gradient_clip: largest norm of the gradient; larger ones are scaled down to it.
         accumulate: small batches whose gradients are summed for one optimiser step; divides `loader.batch_size`.
@@ -82,6 +88,8 @@ class TrainerSettings:
         compile: whether the model is compiled by torch.compile.
         deterministic: whether only algorithms are used that give the same bits twice.
         val_every: epochs between validations.
+        save_every: optimiser steps between checkpoints within an epoch; there is one after each epoch anyway.
+        keep_last: checkpoints of the last ones that are kept, `last` and those before it.
         log_every: optimiser steps between two rows of training metrics.
         limit_batches: batches of each epoch and split that are used, for trying things out.
         overfit_batches: trains and validates on this many training batches only, unshuffled and unaugmented.
@@ -95,6 +103,9 @@ class TrainerSettings:
     max_epochs: int = 50
     max_steps: int | None = None
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: Literal["auto", "ddp", "fsdp", "tensor_parallel"] = "auto"
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"] = "32-true"
     gradient_clip: float | None = 1.0
     accumulate: int = 1
@@ -103,6 +114,8 @@ class TrainerSettings:
     compile: bool = False
     deterministic: bool = True
     val_every: int = 1
+    save_every: int | None = None
+    keep_last: int = 2
     log_every: int = 10
     limit_batches: int | None = None
     overfit_batches: int = 0
@@ -113,7 +126,7 @@ class TrainerSettings:
 
     def __post_init__(self) -> None:
         _at_least(self, "trainer", max_epochs=1, max_steps=1, accumulate=1, val_every=1, log_every=1, limit_batches=1)
-        _at_least(self, "trainer", overfit_batches=0, media=0)
+        _at_least(self, "trainer", overfit_batches=0, media=0, devices=1, num_nodes=1, save_every=1, keep_last=1)
         if self.gradient_clip is not None and self.gradient_clip <= 0:
             raise UserError(
                 f"trainer.gradient_clip={self.gradient_clip}: must be greater than 0, or null for no clipping."

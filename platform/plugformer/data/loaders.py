@@ -4,13 +4,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
+from plugformer.data.batches import Batches
 from plugformer.data.collate import Collate
-from plugformer.data.draws import Bucketed, Draw, InOrder, Shuffled
+from plugformer.data.draws import Bucketed, InOrder, Shuffled
 from plugformer.data.encoded import EncodedSamples
 from plugformer.errors import UserError
 from plugformer.interfaces import Batch, Sample, Targets, Tokenizer
+from plugformer.ranks import Rank
 
 
 def make_loader(
@@ -19,6 +21,9 @@ def make_loader(
     tokenizer: Tokenizer,
     targets: Targets | None,
     batch_size: int,
+    rounds: int = 1,
+    rank: Rank = Rank(),  # noqa: B008
+    once: bool = False,
     num_workers: int = 0,
     seed: int | None = None,
     bucket: int = 0,
@@ -29,22 +34,22 @@ def make_loader(
         samples: raw samples.
         tokenizer: fitted.
         targets: of the task, or None for prediction.
-        batch_size: samples in a batch; the last one holds what is left.
+        batch_size: samples in a batch, over all processes and rounds; the last one holds what is left.
+        rounds, rank, once: how it is shared out, as `Batches` says.
         num_workers: processes that encode.
         seed: given, samples are shuffled, augmented and mixed, anew each epoch; else they come in order, as they are.
         bucket: consecutive batches whose samples are sorted by length among each other; 0 to leave them as they come.
     """
     samples = tokenizer.sequences(samples)
     order = InOrder(len(samples)) if seed is None else Shuffled(len(samples), seed=seed)
-    sampler: Sampler[Draw] = order
+    draws: InOrder | Shuffled | Bucketed = order
     if bucket:
         lengths = [tokenizer.length_hint(sample) for sample in samples]
-        sampler = Bucketed(order, lengths=lengths, batch_size=batch_size, pool=bucket)
+        draws = Bucketed(order, lengths=lengths, batch_size=batch_size, pool=bucket)
     encoded: Dataset[Any] = EncodedSamples(samples, tokenizer=tokenizer, targets=targets, augment=seed is not None)
     return DataLoader(
         encoded,
-        batch_size=batch_size,
-        sampler=sampler,
+        batch_sampler=Batches(draws, batch_size=batch_size, rounds=rounds, rank=rank, once=once),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         collate_fn=Collate(tokenizer=tokenizer, targets=targets, mix=seed is not None),
@@ -67,16 +72,19 @@ def indexable(samples: Sequence[Sample] | Iterable[Sample], data: str) -> Sequen
     return samples
 
 
-def small_batch(batch_size: int, accumulate: int) -> int:
-    """Samples in each of the batches whose gradients are accumulated.
-
-    Raises:
-        UserError: the batch can't be divided so.
+def check_divides(batch_size: int, *, accumulate: int, world: int = 1) -> None:
     """
-    if accumulate < 1 or batch_size % accumulate:
-        possible = [number for number in range(1, batch_size + 1) if batch_size % number == 0]
-        raise UserError(
-            f"trainer.accumulate={accumulate} doesn't divide loader.batch_size={batch_size}.\n"
-            f"  These do: {', '.join(map(str, possible))}"
-        )
-    return batch_size // accumulate
+    Raises:
+        UserError: a batch can't be shared out evenly so.
+    """
+    shares = accumulate * world
+    if batch_size % shares == 0:
+        return
+    devices = f" times {world} devices" if world > 1 else ""
+    fitting = [number for number in range(1, batch_size + 1) if batch_size % (number * world) == 0]
+    near = sorted({max(1, batch_size // shares) * shares, -(-batch_size // shares) * shares})
+    raise UserError(
+        f"trainer.accumulate={accumulate}{devices} doesn't divide loader.batch_size={batch_size}.\n"
+        + (f"  These accumulate do: {', '.join(map(str, fitting))}\n" if fitting else "")
+        + f"  Or set loader.batch_size to {' or '.join(map(str, near))}."
+    )

@@ -12,11 +12,11 @@ import torch
 from pytorch_lightning.loggers import Logger
 
 from plugformer import __version__
-from plugformer.assemble import build_model, preview
+from plugformer.assemble import build_model, load_tokenizers, preview
 from plugformer.budget import PassCost, pass_cost
 from plugformer.config import Config, provenance
 from plugformer.data.fingerprint import fingerprint
-from plugformer.data.loaders import indexable, make_loader, small_batch
+from plugformer.data.loaders import check_divides, indexable, make_loader
 from plugformer.data.share import take_share
 from plugformer.data.splits import SPLITS
 from plugformer.data.target import target_samples, warn_if_cut
@@ -25,14 +25,18 @@ from plugformer.interfaces import DataSource, Monitor, Sample, Split, Tokenizer
 from plugformer.job import Job
 from plugformer.model import Model
 from plugformer.nn.depth import freeze
+from plugformer.nn.initialise import seed_for
 from plugformer.nn.parameters import count_parameters, weights_dtype
+from plugformer.ranks import Rank
 from plugformer.registry import build
 from plugformer.run_dir import RunDir, plain, write_json
 from plugformer.settings import LoaderSettings, TrainerSettings
 from plugformer.track.logger import Tracker
 from plugformer.train import report
 from plugformer.train.diagnostics import Diagnostics
+from plugformer.train.group import joined, wait_for_all
 from plugformer.train.module import TrainingModule
+from plugformer.train.strategies import data_rank
 from plugformer.train.telemetry import Telemetry
 from plugformer.train.trainer import interruptible, make_trainer
 from plugformer.weights.beginning import Beginning
@@ -54,66 +58,84 @@ def train(config: Config, *, job: Job | None = None) -> tuple[dict[str, float], 
     Raises:
         UserError: parts that can't be combined, or data that can't be read; before training starts.
     """
+    rank, settings = Rank.of(), TrainerSettings(**config["trainer"])
+    with joined(rank, settings.accelerator):
+        return _train(config, rank, job)
+
+
+def _train(config: Config, rank: Rank, job: Job | None) -> tuple[dict[str, float], Monitor]:
     settings, loading = TrainerSettings(**config["trainer"]), LoaderSettings(**config["loader"])
-    batch_size = small_batch(loading.batch_size, settings.accumulate)
+    sharing = data_rank(rank, settings)
+    check_divides(loading.batch_size, accumulate=settings.accumulate, world=sharing.world)
     callbacks = [build("callback", node) for node in config.get("callback", {}).values()]
     nodes = {"csv": {"name": "csv"}} | config.get("logger", {})
-    trackers = [build("logger", node) for node in nodes.values()]
+    trackers = [build("logger", node) for node in nodes.values()] if rank.first else []
     source: DataSource = build("data", config["data"])
     tokenizer, sketch = preview(config, source=source)
     beginning = Beginning.of(config, source=source, tokenizer=tokenizer, model=sketch)
 
     source.verify()
     samples = {split: used_samples(source, split, config) for split in SPLITS}
-    target = sketch.task.target_tokenizer
-    fit_tokenizers(tokenizer, target, samples["train"], source=source)
-    if beginning is not None:
-        beginning.check_tokenizer(tokenizer, target)
-    run = RunDir.create(config["run_dir"])
+    target, training_samples = sketch.task.target_tokenizer, samples["train"]
     if settings.overfit_batches:
-        count = min(settings.overfit_batches * loading.batch_size, len(samples["train"]))
-        few = [samples["train"][index] for index in range(count)]  # not every Sequence takes slices
+        count = min(settings.overfit_batches * loading.batch_size, len(training_samples))
+        few = [training_samples[index] for index in range(count)]  # not every Sequence takes slices
         samples = dict.fromkeys(SPLITS, few)
-    record(config, run, job, source=source, tokenizer=tokenizer, samples=samples)
-    if target is not None and target is not tokenizer:
-        run.target_tokenizer.mkdir()
-        target.save(run.target_tokenizer)
+    if rank.first:
+        fit_tokenizers(tokenizer, target, training_samples, source=source)
+        if beginning is not None:
+            beginning.check_tokenizer(tokenizer, target)
+        run = RunDir.create(config["run_dir"])
+        record(config, run, job, source=source, tokenizer=tokenizer, target=target, samples=samples)
+    wait_for_all()
+    if not rank.first:
+        run = RunDir.open(config["run_dir"])
+        load_tokenizers(run, tokenizer, target)
 
     pl.seed_everything(config["seed"], verbose=False)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a tenth of a small step
     model = build_model(config, tokenizer=tokenizer, data=source.spec, target_tokenizer=target)
-    begun = [] if beginning is None else begin(model, beginning, run, settings)
+    begun = [] if beginning is None else begin(model, beginning, run, settings, rank)
     freeze(model.trunk, model.task, settings.freeze)
     cost = pass_cost(model, tokenizer)
-    costs = describe_model(model, tokenizer, cost, batch_size=loading.batch_size)
-    write_json(run.model, {**costs, "monitor": asdict(model.task.monitor)})
+    if rank.first:
+        costs = describe_model(model, tokenizer, cost, batch_size=loading.batch_size)
+        write_json(run.model, {**costs, "monitor": asdict(model.task.monitor)})
     module = make_module(config, model, origin=None if beginning is None else beginning.origin)
     del beginning  # it holds all its weights
+    if rank.world > 1:
+        torch.manual_seed(seed_for(config["seed"], "rank", sharing.number))  # else each would drop out the same
     loader = partial(
         make_loader,
         tokenizer=tokenizer,
         targets=model.task.targets,
+        rank=sharing,
         num_workers=loading.num_workers,
         bucket=loading.bucket,
     )
     training = loader(
         samples["train"],
-        batch_size=batch_size,
+        batch_size=loading.batch_size,
+        rounds=settings.accumulate,
         seed=None if settings.overfit_batches else config["seed"],
     )
-    evaluation = {split: loader(samples[split], batch_size=loading.eval_batch_size) for split in ("val", "test")}
+    evaluation = {
+        split: loader(samples[split], batch_size=loading.eval_batch_size, once=True) for split in ("val", "test")
+    }
     with tracking([tracker.open(run, config) for tracker in trackers], model.task.monitor) as loggers:
         trainer = make_trainer(
             settings,
             run=run,
+            rank=rank,
             monitor=model.task.monitor,
             loggers=loggers,
             callbacks=[*callbacks, Telemetry(cost=cost, precision=settings.precision), Diagnostics()],
             batches_per_epoch=len(training),
         )
-        report.start(config, samples=samples, model=model, tokenizer=tokenizer, device=trainer.strategy.root_device)
-        report.say(*begun)
-        report.rates(model, settings)
+        if rank.first:
+            report.start(config, samples=samples, model=model, tokenizer=tokenizer, device=trainer.strategy.root_device)
+            report.say(*begun)
+            report.rates(model, settings)
 
         started = time.perf_counter()
         trainer.fit(module, training, evaluation["val"])
@@ -128,9 +150,11 @@ def train(config: Config, *, job: Job | None = None) -> tuple[dict[str, float], 
         best = None if settings.fast_dev_run else "best"
         for split, batches in evaluation.items():
             summary |= module.evaluate(trainer, batches, split=split, checkpoint=best)
-        write_json(run.summary, summary)
-        report.write_tables(module.tables, run)
-    report.end(summary, run)
+        if rank.first:
+            write_json(run.summary, summary)
+            report.write_tables(module.tables, run)
+    if rank.first:
+        report.end(summary, run)
     return summary, model.task.monitor
 
 
@@ -185,10 +209,11 @@ def used_samples(source: DataSource, split: Split, config: Config) -> Sequence[S
     return take_share(samples, share=loading.train_share, seed=loading.train_share_seed, labelled=labelled)
 
 
-def begin(model: Model, beginning: Beginning, run: RunDir, settings: TrainerSettings) -> list[str]:
+def begin(model: Model, beginning: Beginning, run: RunDir, settings: TrainerSettings, rank: Rank) -> list[str]:
     """Give a new model the weights it begins from, and write down which; back come lines that say so."""
     found = beginning.fill(model.to(weights_dtype(settings.precision)))
-    write_json(run.init_from, {**beginning.origin, **found.record()})
+    if rank.first:
+        write_json(run.init_from, {**beginning.origin, **found.record()})
     return match_lines(model, beginning.weights, found)
 
 
@@ -225,6 +250,7 @@ def record(
     *,
     source: DataSource,
     tokenizer: Tokenizer,
+    target: Tokenizer | None,
     samples: Mapping[Split, Sequence[Sample]],
 ) -> None:
     """Write down what the run is made of, before it starts."""
@@ -240,3 +266,6 @@ def record(
         name = fingerprint([name, f"{loading.train_share}", f"{loading.train_share_seed}"])
     write_json(run.data, {"labels": source.spec.labels, "samples": sizes, "fingerprint": name})
     tokenizer.save(run.tokenizer)
+    if target not in (None, tokenizer):
+        run.target_tokenizer.mkdir()
+        target.save(run.target_tokenizer)

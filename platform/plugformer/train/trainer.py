@@ -13,12 +13,14 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.profilers import AdvancedProfiler, SimpleProfiler
 
 from plugformer.interfaces import Monitor
+from plugformer.ranks import Rank
 from plugformer.run_dir import RunDir
 from plugformer.settings import TrainerSettings
 from plugformer.train.checkpoint_io import AtomicCheckpointIO
 from plugformer.train.non_finite import NonFiniteWatch
 from plugformer.train.progress import ProgressBar
 from plugformer.train.showing.callback import Showing
+from plugformer.train.strategies import make_strategy
 
 OVERFLOWS = {"16-mixed": frozenset({"train/grad_norm"})}  # now and then, by design: such a step is left out
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
@@ -28,23 +30,25 @@ def make_trainer(
     settings: TrainerSettings,
     *,
     run: RunDir,
+    rank: Rank = Rank(),  # noqa: B008
     monitor: Monitor,
     loggers: list[Logger],
     callbacks: list[Callback],
     batches_per_epoch: int,
 ) -> pl.Trainer:
-    """A trainer for one device.
+    """A trainer of this rank.
 
     Args:
         settings: of the run.
         run: whose folder checkpoints go into.
+        rank: this process's.
         monitor: decides which checkpoint is best.
         loggers: where metrics go.
         callbacks: besides those that every run has.
         batches_per_epoch: of training.
     """
     quieten()
-    progress = settings.progress and sys.stdout.isatty()  # a file or a pipe wants the result alone
+    progress = settings.progress and rank.first and sys.stdout.isatty()  # a file or a pipe wants the result alone
     own: list[Callback] = [ProgressBar()] if progress else []
     shown: list[Callback] = []
     if not settings.fast_dev_run:
@@ -53,7 +57,10 @@ def make_trainer(
             shown.append(Showing(run=run, samples=settings.media))
     return pl.Trainer(
         accelerator=settings.accelerator,
-        devices=1,
+        devices=settings.devices if rank.world > 1 else 1,
+        num_nodes=settings.num_nodes if rank.world > 1 else 1,
+        strategy=make_strategy(rank, settings),
+        use_distributed_sampler=False,  # our own batches know their rank
         precision=settings.precision,
         max_epochs=settings.max_epochs,
         max_steps=-1 if settings.max_steps is None else settings.max_steps,
