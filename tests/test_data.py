@@ -60,7 +60,7 @@ def loader(*, num_workers=0, seed=0):
 
 def batches(made, epochs=(0, 1)):
     for epoch in epochs:
-        made.sampler.set_epoch(epoch)
+        made.batch_sampler.sampler.set_epoch(epoch)
         for batch in made:
             yield batch["inputs"]["image"], batch["targets"]["label"], batch["index"]
 
