@@ -539,7 +539,7 @@ def load(task, *, seed=None, batch_size=3, workers=0, epoch=0):
         samples, tokenizer=Words(), targets=task.targets, batch_size=batch_size, seed=seed, num_workers=workers
     )
     if seed is not None:
-        loader.sampler.set_epoch(epoch)
+        loader.batch_sampler.sampler.set_epoch(epoch)
     return loader
 
 

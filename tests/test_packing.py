@@ -231,7 +231,7 @@ def test_the_trainer_tells_the_sampler_its_epoch():
     loader = make_loader(DOCUMENTS, tokenizer=TextBytes(), targets=None, batch_size=3, seed=0, bucket=2)
     orders = []
     for epoch in (0, 1, 0):
-        loader.sampler.set_epoch(epoch)
+        loader.batch_sampler.sampler.set_epoch(epoch)
         orders.append(torch.cat([batch["index"] for batch in loader]).tolist())
     assert orders[0] == orders[2] != orders[1]
 
