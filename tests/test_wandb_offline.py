@@ -33,8 +33,8 @@ from plugformer.registry import register
 from plugformer.run_dir import RunDir, read_json
 from plugformer.track import wandb_media, wandb_server
 from plugformer.track.media import Media, MediaFile, read_media
+from plugformer.track.names import Names
 from plugformer.track.secrets import redact, redact_source
-from plugformer.track.wandb_names import Names
 from plugformer.track.wandb_server import Server
 from plugformer.train import wandb_logger
 from plugformer.train.run import tracking, train

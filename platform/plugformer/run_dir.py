@@ -30,6 +30,7 @@ class RunDir:
     checkpoints/      best.ckpt by the task's monitor, last.ckpt
     metrics.csv       every logged metric by step
     non_finite.json   metrics that became NaN or infinite, and when first; missing if none did
+    bad_batches.jsonl the samples of each batch whose loss was NaN, infinite or a spike; missing if there was none
     media/            what there is to see and hear of validations; index.jsonl says what
     summary.json      final metrics, flat, as `split/metric`
     wandb.json        where a tracker's server or its files in wandb/ hold the run
@@ -51,6 +52,7 @@ class RunDir:
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.csv"
         self.non_finite = self.path / "non_finite.json"
+        self.bad_batches = self.path / "bad_batches.jsonl"
         self.media = self.path / "media"
         self.media_index = self.media / "index.jsonl"
         self.summary = self.path / "summary.json"
@@ -60,10 +62,13 @@ class RunDir:
     def check_free(self) -> None:
         """
         Raises:
-            UserError: it holds a run already.
+            UserError: it holds a run already, or nothing can be written there.
         """
         if self.config.exists() or self.checkpoints.exists():
             raise UserError(f"run_dir={self.path}: holds a run already. Choose another run_dir or remove it.")
+        there = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise UserError(f"run_dir={self.path}: can't be written, because {there} can't. Choose another run_dir.")
 
     @classmethod
     def create(cls, path: str | Path) -> RunDir:

@@ -292,6 +292,7 @@ def _no_such_key(key: str, known: Sequence[str]) -> UserError:
     while parent and not any(name.startswith(f"{parent}.") for name in known):
         parent = parent.rpartition(".")[0]
     siblings = sorted({name for name in known if name.rpartition(".")[0] == parent})
+    siblings = siblings or sorted({name for name in known if name.startswith(f"{parent}.")})
     close = nearest(key, known)
     hint = f" Did you mean {close}?" if close else ""
     return UserError(f"{key}: no such option.{hint}\n  Possible: {', '.join(siblings)}")

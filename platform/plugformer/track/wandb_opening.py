@@ -15,8 +15,8 @@ from wandb.sdk.lib.runid import generate_id
 from plugformer.config import Config
 from plugformer.errors import UserError
 from plugformer.run_dir import RunDir, read_json
+from plugformer.track.names import Names
 from plugformer.track.wandb_lineage import parent_of
-from plugformer.track.wandb_names import Names
 from plugformer.track.wandb_options import WandbOptions
 from plugformer.track.wandb_record import describe
 from plugformer.track.wandb_server import Server

@@ -12,8 +12,8 @@ from plugformer.errors import UserError
 from plugformer.run_dir import RunDir, plain
 from plugformer.track.logger import Logger, Tracker
 from plugformer.track.media import Media, MediaFile
+from plugformer.track.names import Names
 from plugformer.track.secrets import redact
-from plugformer.track.wandb_names import Names
 
 
 class MLflow(Logger):

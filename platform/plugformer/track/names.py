@@ -1,4 +1,4 @@
-"""What a run is called on W&B."""
+"""What a run is called by trackers."""
 
 from __future__ import annotations
 
