@@ -70,6 +70,12 @@ def test_a_run_directory_in_use_is_refused(capsys, tmp_path):
     assert "holds a run already" in refused(capsys, "train", f"run_dir={tmp_path}")
 
 
+def test_a_folder_that_nothing_can_be_written_into_is_refused(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    said = refused(capsys, "train", f"run_dir={tmp_path / 'file' / 'run'}")
+    assert f"run_dir={tmp_path}/file/run: can't be written, because {tmp_path}/file can't." in said
+
+
 @pytest.mark.parametrize(
     ("override", "says"), [("tokenizer.patch_size=3", "1, 2, 4, 8"), ("backbone.num_heads=5", "num_heads")]
 )

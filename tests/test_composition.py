@@ -36,6 +36,10 @@ def refusal(call, *arguments) -> str:
         ("attention={nme:full}", "attention.nme: no such option."),
         ("attention=null", "The composition has no attention. Choose one with attention=NAME."),
         ("trainer.lr=1", "trainer.lr: no such option. Did you mean optimizer.lr?"),
+        (
+            "logger.mode=online",
+            "logger.mode: no such option. Did you mean logger.wandb.mode?\n  Possible: logger.wandb.arti",
+        ),
         ("seed.x=1", "seed.x: seed holds nothing to set singly. Set it as a whole, as seed=VALUE."),
         (
             "callback.early_stopping.patience=3",
