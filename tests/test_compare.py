@@ -322,6 +322,11 @@ MARKS = {
         r"used other splits: 70 train / 20 val / 10 test .*, not 80 train",
     ),
     "no data": ({"data": None}, r"no data\.json"),
+    "batches": (
+        {"config": {"trainer.limit_batches": 3, "trainer.accumulate": 2}},
+        r"used other parts of the same data: at most 3 × 4 samples to train, 3 × 256 to evaluate, not all",
+    ),
+    "one batch": ({"config": {"trainer.fast_dev_run": True}}, r"at most 1 × 8 samples to train"),
     "task": (
         {"config": {"task": {"name": "mlm"}}},
         r"task=mlm, not classification|chosen by val/loss, not val/accuracy",
@@ -361,6 +366,29 @@ def test_whatever_is_not_alike_is_marked_where_it_is_and_nothing_else(tmp_path, 
         assert re.search(text, mark.text), mark.text
     assert [comparison.signs(number) for number in range(2)] == ["", ""]
     assert len({mark.sign for mark in comparison.marks}) == len(comparison.marks)
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"tokenizer.vocab_size": 300}, "tokenizer.vocab_size=300, not null"),
+        ({"tokenizer": {"name": "text_bytes"}}, "tokenizer=text_bytes, not vit_patch"),
+        ({"target_tokenizer": {"name": "text_bytes"}}, "target_tokenizer=text_bytes, not null"),
+    ],
+)
+def test_means_over_other_tokens_are_never_the_best(tmp_path, config, text):
+    """What doesn't count tokens may be, and so may all metrics of a task that predicts none."""
+    for name, told, marked in (("tokens", {"test/perplexity": 2.0, "test/bleu": 10.0}, True), ("none", {}, False)):
+        make_run(tmp_path / name / "a", summary=SUMMARY | told)
+        better = {metric: value / 2 for metric, value in (SUMMARY | told).items()}
+        make_run(tmp_path / name / "b", config=config, summary=SUMMARY | better)
+        comparison = compared(tmp_path / name / "a", tmp_path / name / "b")
+        assert [mark.kind for mark in comparison.marks] == ["tokens"] * marked
+        assert comparison.best(Column("test/loss")) == (None if marked else 1)
+        if marked:
+            assert text in comparison.marks[0].text and not comparison.marks[0].unfair
+            assert comparison.best(Column("test/perplexity")) is None
+            assert comparison.best(Column("test/bleu")) == 0
 
 
 def test_a_mark_of_some_runs_of_a_group_names_them(tmp_path):
@@ -639,8 +667,9 @@ def test_secrets_do_not_go_into_a_page(tmp_path):
     run = make_run(
         tmp_path / "a", environment=ENVIRONMENT | {"command": command_of}, config={"task.api_key": "0123abcd"}
     )
-    page = make_page(compared(run))
-    assert "0123" not in page and "seed=0" in page
+    other = make_run(tmp_path / "b", config={"task.api_key": "4567abcd"})
+    page = make_page(compared(run, other))
+    assert "0123" not in page and "4567" not in page and "seed=0" in page
 
 
 # ---------------------------------------------------------------------------------------------- commands
@@ -659,6 +688,13 @@ def test_a_job_of_a_sweep_is_run_again_by_itself(tmp_path, overrides):
     name = ",".join([*overrides, "run_dir=sweep"])
     run = read_run(make_run(tmp_path / "0", job={"group": "sweep", "number": 0, "name": name}))
     assert shlex.split(command_line(run.environment, run.job)) == ["plugformer", "train", *overrides]
+
+
+@pytest.mark.parametrize("flag", [["--config-dir", "my conf"], ["--config-dir=my conf"], ["-cd", "my conf"]])
+def test_a_job_is_run_again_with_the_same_folder_of_configuration(flag):
+    environment = {"command": ["/bin/plugformer", "train", "-m", *flag, "experiment=mine", "seed=0,1"]}
+    told = command_line(environment, {"group": "sweep", "number": 1, "name": "experiment=mine,seed=1"})
+    assert shlex.split(told) == ["plugformer", "train", *flag, "experiment=mine", "seed=1"]
 
 
 # ---------------------------------------------------------------------------------------------- finding
@@ -737,6 +773,16 @@ def test_a_damaged_file_is_named_and_can_be_skipped(tmp_path, capsys, name, text
     assert code == 2 and "No run is left" in err
 
 
+@pytest.mark.parametrize("line", ["{", "[]", "{}", '{"name": "a", "step": 1, "columns": ["b"], "rows": [[{}]]}'])
+def test_a_damaged_index_of_media_is_told_by_its_line(tmp_path, capsys, line):
+    add_media(make_run(tmp_path / "a"))
+    with RunDir(tmp_path / "a").media_index.open("a") as file:
+        file.write(f"{line}\n")
+    code, _, err = command(capsys, tmp_path / "a", "--html", tmp_path / "x.html")
+    assert code == 2 and f"{tmp_path}/a/media/index.jsonl:2: damaged" in err
+    assert not (tmp_path / "x.html").exists()
+
+
 def test_a_last_line_that_is_half_is_left_out_at_whatever_letter(tmp_path):
     write_rows(tmp_path / "whole.csv", ROWS)
     whole = (tmp_path / "whole.csv").read_bytes()
@@ -797,6 +843,8 @@ def test_the_table_says_what_is_known(tmp_path, capsys):
         (["--html", "a/config.yaml/x.html"], r"--html a/config\.yaml/x\.html: can't be written"),
         (["--csv", "a/config.yaml/x.csv"], r"--csv a/config\.yaml/x\.csv: can't be written"),
         (["--media", "nan"], r"--media nan: expected MiB"),
+        (["--media", "1"], r"--media 1: has no effect without a page\. Add --html FILE"),
+        (["--x", "epoch"], r"--x epoch: has no effect without curves\. Add --plot FILE or --html FILE"),
     ],
 )
 def test_mistakes(tmp_path, capsys, monkeypatch, arguments, text):

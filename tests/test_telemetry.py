@@ -92,6 +92,14 @@ def test_rates_agree_with_times_and_sizes(run):
         assert row["batch/longest"] == row["batch/length"] == model["tokens"]
 
 
+def test_utilisation_is_the_share_of_what_the_device_could_do(tmp_path, monkeypatch):
+    monkeypatch.setattr("plugformer.train.telemetry.peak_flops", lambda device, precision: 1e12)
+    train(quick_config(f"run_dir={tmp_path / 'run'}"))
+    rows = rows_with(tmp_path / "run", "speed/mfu")
+    assert rows
+    assert all(row["speed/mfu"] * 1e12 == pytest.approx(row["speed/flops"]) for row in rows)
+
+
 def test_the_last_step_has_a_row(tmp_path):
     train(quick_config(f"run_dir={tmp_path / 'run'}", "trainer.limit_batches=null", "trainer.max_steps=5"))
     assert [row["step"] for row in rows_with(tmp_path / "run", "time/step")] == [4]

@@ -236,6 +236,7 @@ def test_a_run_is_named_after_its_folder(path, name, tmp_path):
         ({"run_name": "x" * 129}, r"logger.wandb.run_name=x+: must be from 1 to 128 characters long"),
         ({"tags": ("", "a")}, r"logger.wandb.tags: each must be from 1 to 64 characters long, not ''"),
         ({"timeout": 0.0}, r"logger.wandb.timeout=0: must be greater than 0"),
+        ({"timeout": math.nan}, r"logger.wandb.timeout=nan: must be greater than 0"),
     ],
 )
 def test_what_the_server_would_refuse_is_refused_at_once(options, message):
@@ -470,6 +471,9 @@ def test_no_secret_is_in_what_was_written(two, folder):
         ('{"password": "a b, c", "x": 1}', '{"password": ***, "x": 1}'),
         ("url=https://me:pass@here/x", "url=https://***@here/x"),
         ("postgresql://u:p@h:5/x", "postgresql://***@h:5/x"),
+        ("postgresql://u:p@q@h:5/x", "postgresql://***@h:5/x"),
+        ("url=https://token@here/x", "url=https://***@here/x"),
+        ("https://here,me@there", "https://here,me@there"),
         (f"x={'hf_' + 'a' * 34}", "x=***"),
         ("AKIAABCDEFGHIJKLMNOP", "***"),
         ("tokenizer.vocab_size=300", "tokenizer.vocab_size=300"),
@@ -501,6 +505,7 @@ def test_secrets_hide_in_no_depth(monkeypatch):
     [
         ('password = "hunter2"', "password = ***"),
         ("API_KEY=0123456789abcdef", "API_KEY=***"),
+        ('os.environ["HF_TOKEN"] = "hunter2"', 'os.environ["HF_TOKEN"] = ***'),
         ("run(api_key=api_key, token=token)", "run(api_key=api_key, token=token)"),
         ("token: str = tokens[0]", "token: str = tokens[0]"),
     ],
@@ -578,9 +583,9 @@ def test_behind_a_proxy_that_is_gone_a_run_goes_on_offline(tmp_path, monkeypatch
     with tell(RunDir.create(tmp_path / "run"), mode="auto"):
         pass
     assert "wandb: offline, wandb.example can't be reached (" in capsys.readouterr().out
-    never = tell(RunDir.create(tmp_path / "other"), mode="online")
-    with pytest.raises(UserError, match=r"mode=online: wandb.example can't be reached \(.*\n.*mode=auto"), never:
-        pass
+    with pytest.raises(UserError, match=r"mode=online: wandb.example can't be reached \(.*\n.*mode=auto"):
+        train(quick_config("logger=wandb", "logger.wandb.mode=online", f"run_dir={tmp_path / 'other'}"))
+    assert not (tmp_path / "other").exists(), "it is refused before there is anything of it"
     for name in ("WANDB_API_KEY", "WANDB_BASE_URL"):
         monkeypatch.delenv(name)
     wandb.teardown()

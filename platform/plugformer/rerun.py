@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -18,14 +18,21 @@ def command_line(environment: Mapping[str, Any], job: Mapping[str, Any]) -> str 
     Returns:
         A command without the run's run_dir, which is taken; None where nobody knows.
     """
+    words = [str(word) for word in environment.get("command") or ()][1:]
     if job.get("name"):
-        words = list(_overrides(job["name"]))
-    elif environment.get("command"):
-        words = [str(word) for word in environment["command"][1:]]
-    else:
+        words = [*_config_dir(words), *_overrides(job["name"])]
+    elif not environment.get("command"):
         return None
     words = words[1:] if words[:1] == ["train"] else words
     return shlex.join(["plugformer", "train", *(word for word in words if not word.startswith("run_dir="))])
+
+
+def _config_dir(words: Sequence[str]) -> Sequence[str]:
+    """The flag that says where else parts of the composition stand, with its value; nothing if it isn't there."""
+    for place, word in enumerate(words):
+        if word.startswith(("--config-dir", "-cd")):
+            return words[place : place + 1 if "=" in word else place + 2]
+    return []
 
 
 def _overrides(name: str) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from plugformer.errors import UserError, message
 
 if TYPE_CHECKING:
+    from plugformer.compare.curves import Axis
     from plugformer.compare.run import Run
 
 DESCRIPTION = """Runs side by side: final metrics, what they cost, and what speaks against comparing them.
@@ -26,12 +27,13 @@ What is shown and where it stands (run_dir, logger, trainer.progress, .media, .l
   plugformer compare folds --over data.fold               folds of a cross-validation are one row, too
 """
 AXES = ("step", "epoch", "seconds", "tokens")
+MEDIA = 16.0  # MiB
 
 
 def main(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
-    if not 0 <= arguments.media < float("inf"):
-        raise UserError(f"--media {arguments.media}: expected MiB, at least 0.")
+    _check(arguments)
+    axis: Axis = arguments.x or "step"
 
     # What follows isn't needed for --help.
     from plugformer.compare.comparison import compare
@@ -58,7 +60,7 @@ def main(argv: list[str]) -> int:
     if arguments.plot:
         from plugformer.compare.plot import draw  # heavy: matplotlib
 
-        written.append(draw(comparison, Path(arguments.plot), axis=arguments.x))
+        written.append(draw(comparison, Path(arguments.plot), axis=axis))
     if arguments.csv:
         from plugformer.compare.spreadsheet import write_csv
 
@@ -66,7 +68,8 @@ def main(argv: list[str]) -> int:
     if arguments.html:
         from plugformer.compare.page import write_page
 
-        written.append(write_page(comparison, Path(arguments.html), axis=arguments.x, media_mib=arguments.media))
+        media = MEDIA if arguments.media is None else arguments.media
+        written.append(write_page(comparison, Path(arguments.html), axis=axis, media_mib=media))
     for path in written:
         print(path, file=sys.stderr if arguments.json else sys.stdout)
     return 0
@@ -85,12 +88,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--csv", metavar="FILE", help="the table, for spreadsheets")
     parser.add_argument("--plot", metavar="FILE", help="curves of the metrics, as PNG, PDF or SVG by the file's name")
     parser.add_argument("--html", metavar="FILE", help="one page with all of it, which needs no network")
-    parser.add_argument("--x", choices=AXES, default="step", help="what curves are drawn over; default step")
+    parser.add_argument("--x", choices=AXES, help="what curves are drawn over; default step")
     parser.add_argument(
-        "--media", type=float, default=16, metavar="MIB", help="pictures and sounds in the page, at most; default 16"
+        "--media", type=float, metavar="MIB", help=f"pictures and sounds in the page, at most; default {MEDIA:g}"
     )
     parser.add_argument("--skip-damaged", action="store_true", help="leave runs out that can't be read, and say which")
     return parser
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """
+    Raises:
+        UserError: a value that can't be, or one that nothing would come of.
+    """
+    if arguments.x is not None and not (arguments.plot or arguments.html):
+        raise UserError(f"--x {arguments.x}: has no effect without curves. Add --plot FILE or --html FILE.")
+    if arguments.media is None:
+        return
+    if not 0 <= arguments.media < float("inf"):
+        raise UserError(f"--media {arguments.media}: expected MiB, at least 0.")
+    if not arguments.html:
+        raise UserError(f"--media {arguments.media:g}: has no effect without a page. Add --html FILE.")
 
 
 def _read(paths: Sequence[Path], *, skip_damaged: bool) -> tuple[list[Run], list[str]]:

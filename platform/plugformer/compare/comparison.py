@@ -102,12 +102,12 @@ class Comparison:
         return said.pop() if len(said) == 1 else None
 
     def best(self, column: Column) -> int | None:
-        """The number of the group with the best mean, among those that saw the same data for the same task.
+        """The number of the group with the best mean, among those of which no mark spoils this metric.
 
         None where there are no two of them, or nobody knows what is better.
         """
         lower = self.lower_is_better(column.metric)
-        unfair = {number for mark in self.marks if mark.unfair for number in mark.groups}
+        unfair = {number for mark in self.marks if mark.spoils(column.metric) for number in mark.groups}
         means = {
             number: found.mean
             for number, group in enumerate(self.groups)

@@ -14,7 +14,13 @@ from plugformer.run_dir import plain
 from plugformer.signatures import read_class
 
 # They decide what is shown and where it stands, not what comes out.
-NO_DIFFERENCE = ("run_dir", "logger", "trainer.progress", "trainer.media", "trainer.log_every")
+NO_DIFFERENCE = (
+    "run_dir",
+    "resume",
+    "logger",
+    "loader.num_workers",
+    *(f"trainer.{option}" for option in ("progress", "media", "log_every", "profiler", "save_every", "keep_last")),
+)
 ABSENT = None
 Flat = Mapping[str, Any]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from plugformer.compare.configuration import differing, flatten, identity, settled, told
 from plugformer.compare.run import Run
+from plugformer.track.secrets import redact
 
 LONGEST = 60  # letters of a label that says how a group differs; a longer one is a path
 
@@ -19,7 +20,8 @@ class Group:
 
     Attributes:
         runs: in the order of their seeds.
-        differs: the keys that aren't the same in all groups, with its values; without those it doesn't have.
+        differs: the keys that aren't the same in all groups, with its values, secrets hidden; without those it doesn't
+            have.
         label: what tells it from the others.
     """
 
@@ -86,7 +88,7 @@ def make_groups(runs: Iterable[Run], *, over: Sequence[str] = ()) -> list[Group]
     keys = differing(list(flats.values()))
     groups = []
     for name, flat in flats.items():
-        differs = {key: flat[key] for key in keys if key in flat}
+        differs = redact({key: flat[key] for key in keys if key in flat})
         own = tuple(sorted(members[name], key=_by_seed))
         groups.append(Group(own, differs, _label(differs, own)))
     return _told_apart(groups)

@@ -12,13 +12,16 @@ from itertools import count, product
 from string import ascii_lowercase
 from typing import Any, Literal
 
-from plugformer.compare.configuration import flatten, told
+from plugformer.compare.configuration import Flat, differing, flatten, identity, told
 from plugformer.compare.groups import Group
 from plugformer.compare.run import Run
 from plugformer.errors import counted
 
-Kind = Literal["data", "task", "monitor", "unfinished", "not a number", "seeds", "code", "packages", "machine"]
+Kind = Literal[
+    "data", "task", "monitor", "unfinished", "not a number", "tokens", "seeds", "code", "packages", "machine"
+]
 UNFAIR: tuple[Kind, ...] = ("data", "task", "monitor", "unfinished", "not a number")  # figures that don't compare
+PER_TOKEN = ("loss", "perplexity", "accuracy")  # of a task that predicts tokens: means over them, whatever they are
 SHOWN = 4  # packages that are named
 
 
@@ -43,6 +46,10 @@ class Mark:
     def unfair(self) -> bool:
         return self.kind in UNFAIR
 
+    def spoils(self, metric: str) -> bool:
+        """Whether this metric of the groups doesn't compare with that of others."""
+        return self.unfair or (self.kind == "tokens" and metric.rpartition("/")[2] in PER_TOKEN)
+
 
 def find_marks(groups: Sequence[Group], *, over: Sequence[str] = ()) -> list[Mark]:
     """
@@ -59,6 +66,9 @@ def find_marks(groups: Sequence[Group], *, over: Sequence[str] = ()) -> list[Mar
     found += _odd("monitor", runs, lambda run: run.monitor, _say_monitor)
     found += _unfinished(runs)
     found += _not_numbers(runs)
+    found += _odd(
+        "tokens", [run for run in runs if _predicts_tokens(run)], lambda run: identity(_tokens(run)), _say_tokens
+    )
     found += _seeds(groups, over)
     found += _odd("code", runs, _code, _say_code)
     found += _odd("packages", runs, _packages, _say_packages)
@@ -103,14 +113,24 @@ def _odd(
     by_value: dict[Hashable, list[Run]] = {}
     for run in runs:
         by_value.setdefault(read(run), []).append(run)
-    usual = max(by_value, key=lambda value: len(by_value[value]))
+    usual = max(by_value, key=lambda value: len(by_value[value]), default=None)
     for value, members in by_value.items():
         if value != usual:
             yield kind, members, say(members[0], by_value[usual][0])
 
 
 def _data(run: Run) -> Hashable:
-    return run.data.get("fingerprint"), *_sizes(run).items()
+    return run.data.get("fingerprint"), _limit(run), *_sizes(run).items()
+
+
+def _limit(run: Run) -> str | None:
+    """How much of each split it used at most; None for all."""
+    trainer, loader = run.config.get("trainer", {}), run.config.get("loader", {})
+    batches = 1 if trainer.get("fast_dev_run") else trainer.get("limit_batches")
+    if batches is None:
+        return None
+    small = loader.get("batch_size", 0) // trainer.get("accumulate", 1)
+    return f"at most {batches} × {small} samples to train, {batches} × {loader.get('eval_batch_size')} to evaluate"
 
 
 def _sizes(run: Run) -> dict[str, Any]:
@@ -123,6 +143,9 @@ def _say_data(run: Run, usual: Run) -> str:
         return "saw data that isn't known: there is no data.json"
     if not usual.data:
         return f"saw {_sizes_and_name(run)}; of the others it isn't known"
+    if _limit(run) != _limit(usual) and run.data == usual.data:
+        own, theirs = (each or "all" for each in (_limit(run), _limit(usual)))
+        return f"used other parts of the same data: {own}, not {theirs}"
     if run.data.get("fingerprint") == usual.data.get("fingerprint"):
         return f"used other splits: {_sizes_and_name(run)}, not {_sizes_and_name(usual)}"
     return f"saw other data: {_sizes_and_name(run)}, not {_sizes_and_name(usual)}"
@@ -164,6 +187,22 @@ def _not_numbers(runs: Sequence[Run]) -> Iterable[tuple[Kind, Sequence[Run], str
             steps = [step for step in run.non_finite.values() if step is not None]
             since = f", first at step {min(steps)}" if steps else ""
             yield "not a number", [run], f"{run.path}: NaN or infinite: {_listed(list(run.non_finite))}{since}"
+
+
+def _predicts_tokens(run: Run) -> bool:
+    return any(name.endswith("/perplexity") for name in (*(run.summary or ()), *run.history))
+
+
+def _tokens(run: Run) -> Flat:
+    """Which tokens it predicts, as options say: its tokenizer's, or those of what it writes."""
+    key = "target_tokenizer" if run.config.get("target_tokenizer") else "tokenizer"
+    return flatten({key: run.config.get(key)})
+
+
+def _say_tokens(run: Run, usual: Run) -> str:
+    own, theirs = _tokens(run), _tokens(usual)
+    said = [f"{key}={told(own.get(key))}, not {told(theirs.get(key))}" for key in differing([own, theirs])]
+    return f"predicts other tokens: {'; '.join(said)}; {', '.join(PER_TOKEN)} are means over tokens"
 
 
 def _seeds(groups: Sequence[Group], over: Sequence[str]) -> Iterable[tuple[Kind, Sequence[Run], str]]:

@@ -75,10 +75,11 @@ def read_media(run: RunDir) -> Iterator[Media]:
     for number, line in enumerate(lines[:-1], 1):
         try:
             record = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{run.media_index}:{number}: damaged ({error}).") from None
-        rows = [[_read(cell, run) for cell in row] for row in record["rows"]]
-        yield Media(record["name"], record["step"], record["columns"], rows)
+            rows = [[_read(cell, run) for cell in row] for row in record["rows"]]
+            media = Media(record["name"], record["step"], record["columns"], rows)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{run.media_index}:{number}: damaged ({type(error).__name__}: {error}).") from None
+        yield media
 
 
 def _told(cell: Cell, run: RunDir) -> Any:

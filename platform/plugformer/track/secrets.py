@@ -1,7 +1,8 @@
 """What nobody but the person at the keyboard may read, taken out of what is sent elsewhere.
 
 Nothing can tell a secret for sure. What is looked for: what an option named as `api_key` is given; the value of such a
-variable of the environment, wherever it stands; the form of well-known services' keys; the password in an address.
+variable of the environment, wherever it stands; the form of well-known services' keys; what stands before a host in an
+address.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _NAME = (
 _OPTION = re.compile(rf"-*{_NAME}", re.IGNORECASE)
 _GIVEN = re.compile(rf"(?<![\w-])([-+~]*{_NAME}[\"']?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;\]}})]+)", re.IGNORECASE)
 _IN_SOURCE = re.compile(  # where most of what such a name is given is code
-    rf"(?<![\w-])({_NAME}[\"']?\s*[=:]\s*)(\"[^\"\s]{{4,}}\"|'[^'\s]{{4,}}'|(?=[\w+/.-]*\d)[\w+/.-]{{12,}})",
+    rf"(?<![\w-])({_NAME}(?:[\"']\]?)?\s*[=:]\s*)(\"[^\"\s]{{4,}}\"|'[^'\s]{{4,}}'|(?=[\w+/.-]*\d)[\w+/.-]{{12,}})",
     re.IGNORECASE,
 )
 _VARIABLE = re.compile(
@@ -33,7 +34,7 @@ _VARIABLE = re.compile(
 _KEYS = re.compile(
     r"\b(?:hf_\w{30,}|gh[pousr]_\w{30,}|github_pat_\w{30,}|sk-[\w-]{20,}|xox[abp]-[\w-]{10,}|AKIA[A-Z0-9]{16})"
 )
-_IN_ADDRESS = re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)")
+_IN_ADDRESS = re.compile(r"(?<=://)(?:[^\s/@:]*:[^\s/]+|[^\s/\"',]+)(?=@)")
 
 
 def redact(value: Any) -> Any:

@@ -40,6 +40,19 @@ class Opened:
     claim: IO[str] | None
 
 
+def check_online() -> None:
+    """
+    Raises:
+        UserError: no run can be sent to a server now.
+    """
+    if problem := Server.of(wandb.setup().settings).find_problem():
+        raise _refusal(problem)
+
+
+def _refusal(problem: str) -> UserError:
+    return UserError(f"logger.wandb.mode=online: {problem}.\n  With mode=auto the run goes on offline.")
+
+
 def open_run(folder: RunDir, config: Config, options: WandbOptions) -> Opened | None:
     """Begin one and say where it is; None where nothing is to be told to anybody.
 
@@ -60,7 +73,7 @@ def open_run(folder: RunDir, config: Config, options: WandbOptions) -> Opened | 
             return Opened(*opened, claim)
         problem = opened
         if mode == "online":
-            raise UserError(f"logger.wandb.mode=online: {problem}.\n  With mode=auto the run goes on offline.")
+            raise _refusal(problem)
     run = _init("offline", folder, options, asked)
     path = run.settings.sync_dir
     print(f"wandb: offline, {problem}. See the run with `wandb leet {path}`, send it with `wandb sync {path}`.")

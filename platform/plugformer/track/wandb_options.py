@@ -43,5 +43,5 @@ class WandbOptions:
         for tag in self.tags:
             if not 0 < len(tag) <= 64:
                 raise UserError(f"logger.wandb.tags: each must be from 1 to 64 characters long, not {tag!r}.")
-        if self.timeout <= 0:
+        if not self.timeout > 0:  # NaN neither
             raise UserError(f"logger.wandb.timeout={self.timeout:g}: must be greater than 0.")

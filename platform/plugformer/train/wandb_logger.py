@@ -58,6 +58,10 @@ class Wandb(Logger):
             artifacts=artifacts,
             timeout=timeout,
         )
+        if mode == "online":  # refused before any data is read
+            from plugformer.track.wandb_opening import check_online  # noqa: PLC0415  # wandb takes half a second
+
+            check_online()
 
     def open(self, run: RunDir, config: Config) -> LightningLogger:
         if (os.environ.get("WANDB_MODE") if self.options.mode == "auto" else self.options.mode) == "disabled":
