@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check format lint types contracts bench constraints clean
+.PHONY: help demo test test-all test-kill check format lint types contracts bench constraints clean
 
 # An active virtual environment is used as it is; otherwise one is made in .venv.
 VENV := $(or $(VIRTUAL_ENV),.venv)
@@ -17,6 +17,9 @@ test: $(VENV)/.plugformer-dev ## install, and run the tests
 
 test-all: $(VENV)/.plugformer-dev ## all tests, the slow ones too
 	$(TESTS)
+
+test-kill: $(VENV)/.plugformer-dev ## kill training at twenty random moments: does it go on bit for bit?
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_kill.py
 
 check: format lint types contracts test ## everything that must hold before a commit
 

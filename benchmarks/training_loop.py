@@ -89,7 +89,7 @@ def plugformer_loop(config: Config, model: Model, tokenizer: Tokenizer, source: 
             monitor=model.task.monitor,
             loggers=[build("logger", node).open(run, config) for node in config["logger"].values()],
             callbacks=[clock],
-            batches_per_epoch=len(training),
+            training=training,
         )
         trainer.fit(module, training, validation)
     return clock.ends

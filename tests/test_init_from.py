@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tests.helpers import QUICK, quick_config
 from transformers import BertConfig, BertModel
 
-from plugformer.assemble import build_model, load_config, load_run, preview, read_checkpoint
+from plugformer.assemble import build_model, load_run, preview, read_checkpoint
 from plugformer.budget import example_batch
 from plugformer.cli.main import run as command
 from plugformer.errors import UserError
@@ -24,6 +24,7 @@ from plugformer.interfaces import DataSource, Grid
 from plugformer.nn.depth import freeze, parameter_depths
 from plugformer.nn.parameters import group_parameters
 from plugformer.predict import predict
+from plugformer.recorded import load_config
 from plugformer.registry import build, offers
 from plugformer.testing.comparing import noise
 from plugformer.train.evaluate import evaluate

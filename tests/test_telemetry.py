@@ -273,8 +273,9 @@ def test_telling_changes_no_bit_of_what_is_learned(more, tmp_path, monkeypatch):
 
 def test_a_run_whose_loss_becomes_nan_is_marked_and_goes_on(tmp_path):
     path = tmp_path / "run"
+    more = ("trainer.on_bad_loss=warn", "optimizer.lr=1e30", "trainer.log_every=1", "trainer.limit_batches=4")
     with pytest.warns(UserWarning, match=r"is (NaN|infinite) at step \d+\. Training goes on") as warned:
-        train(quick_config(f"run_dir={path}", "optimizer.lr=1e30", "trainer.log_every=1", "trainer.limit_batches=4"))
+        train(quick_config(f"run_dir={path}", *more))
     assert len([each for each in warned if "Training goes on" in str(each.message)]) == 1
     marks = json.loads((path / "non_finite.json").read_text())
     losses = {int(row["step"]): row["train/loss"] for row in rows_with(path, "train/loss")}

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from tests.helpers import QUICK, plugformer, quick_config
 
-from plugformer.assemble import load_config
 from plugformer.errors import UserError
+from plugformer.recorded import load_config
 from plugformer.registry import register_file
 from plugformer.run_dir import RunDir
 

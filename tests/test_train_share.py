@@ -150,7 +150,6 @@ def test_runs_of_other_seeds_and_models_share_their_samples(run):
 
 def test_the_fingerprint_tells_the_share(tmp_path, run):
     path, config = run
-    tokenizer, _ = load_run(path, config, checkpoint="best")
     source = build("data", config["data"])
     samples = {split: source.samples(split) for split in SPLITS}
     prints = {json.loads((path / "data.json").read_text())["fingerprint"]}
@@ -159,10 +158,8 @@ def test_the_fingerprint_tells_the_share(tmp_path, run):
         "more": ["loader.train_share=0.2"],
         "other": ["loader.train_share=0.1", "loader.train_share_seed=1"],
     }.items():
-        made = runs.RunDir.create(tmp_path / name)
         other = quick_config(f"run_dir={tmp_path / name}", *overrides)
-        runs.record(other, made, None, source=source, tokenizer=tokenizer, samples=samples)
-        prints.add(json.loads(made.data.read_text())["fingerprint"])
+        prints.add(runs.describe_data(other, source, samples)["fingerprint"])
     assert len(prints) == 4
     assert source.fingerprint() in prints
 
@@ -181,7 +178,7 @@ def spied(monkeypatch, module, name, look):
 def test_overfitting_learns_the_first_batches_of_the_share(tmp_path, monkeypatch, run):
     _, config = run
     seen = []
-    spied(monkeypatch, runs, "record", lambda *_, samples, **__: seen.append(samples))
+    spied(monkeypatch, runs, "describe_data", lambda config, source, samples: seen.append(samples))
     train(quick_config(f"run_dir={tmp_path / 'run'}", "loader.train_share=0.1", "trainer.overfit_batches=2"))
     used = used_samples(build("data", config["data"]), "train", config)
     first = [used[index]["id"] for index in range(32)]

@@ -68,6 +68,9 @@ LESS = {
     ],
     "experiment=hangul_names": ["loader.eval_batch_size=8"],
     "experiment=t5_denoise": ["tokenizer.vocab_size=300"],
+    **{
+        f"trainer={name}": ["trainer.strategy=auto", "trainer.devices=1"] for name in ("ddp", "fsdp", "tensor_parallel")
+    },
 }
 # Packages that are optional, by what needs them.
 NEEDS = {

@@ -13,15 +13,18 @@ import torch
 from torch import Tensor
 
 from plugformer.compatibility import check_compatible, check_target
-from plugformer.config import Config, check_config
+from plugformer.config import Config
+from plugformer.dividing import check_divides_model
 from plugformer.errors import UserError
 from plugformer.interfaces import Backbone, DataSource, DataSpec, Tokenizer, TokenSpec
 from plugformer.model import Model, Trunk
 from plugformer.nn.depth import check_layer_decay, freeze
 from plugformer.nn.initialise import initialise
 from plugformer.nn.parameters import group_parameters
-from plugformer.registry import build, offers
+from plugformer.recorded import load_config
+from plugformer.registry import build
 from plugformer.run_dir import RunDir, read_json
+from plugformer.sharded import read_sharded
 
 
 def build_backbone(config: Config, tokens: TokenSpec, target: TokenSpec | None = None) -> Backbone:
@@ -113,6 +116,7 @@ def preview(config: Config, *, source: DataSource) -> tuple[Tokenizer, Model]:
     with torch.device("meta"):
         model = build_model(config, tokenizer=tokenizer, data=source.spec, target_tokenizer=target)
     check_compatible(config, source=source.spec, tokenizer=tokenizer, model=model)
+    check_divides_model(config, model)
     freeze(model.trunk, model.task, config["trainer"]["freeze"])
     check_layer_decay(model.trunk, model.task, config["trainer"]["layer_decay"])
     build("optimizer", config["optimizer"]).build(group_parameters(model))
@@ -121,33 +125,6 @@ def preview(config: Config, *, source: DataSource) -> tuple[Tokenizer, Model]:
 
 
 # ---------------------------------------------------------------------------------------------- back from a run
-
-
-def load_config(path: str | Path) -> Config:
-    """The composition of a run, checked: it can but name plugins that are installed (or were registered before).
-
-    Raises:
-        UserError: not a run directory, or its composition can't be used here.
-    """
-    run = RunDir.open(path)
-    config = run.read_config()
-    try:
-        return check_config(config)
-    except UserError as error:
-        raise UserError("\n  ".join([f"{run.config}: {error}", *_missing_plugins(run)])) from None
-
-
-def _missing_plugins(run: RunDir) -> list[str]:
-    """For each plugin that the run used and that isn't here: where it came from."""
-    try:
-        used = read_json(run.plugins)
-        return [
-            f"The run used {place}={its['name']}: {its['entry_point']} of {its['package']} {its['version']}."
-            for place, its in used.items()
-            if its["name"] not in offers(place.partition(".")[0])
-        ]
-    except (UserError, AttributeError, KeyError, TypeError):  # the record can but help
-        return []
 
 
 def load_run(path: str | Path, config: Config | None = None, *, checkpoint: str = "best") -> tuple[Tokenizer, Model]:
@@ -222,13 +199,14 @@ def _precision(weights: Mapping[str, Tensor]) -> torch.dtype:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint file holds, as data only: a file that would run code is refused.
+    """What a checkpoint holds, as data only: one that would run code is refused. Of a sharded one, whole tensors.
 
     Raises:
         UserError: truncated, foreign or unsafe.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        whole = read_sharded if path.is_dir() else partial(torch.load, map_location="cpu", weights_only=True)
+        checkpoint = whole(path)
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(
             f"{path}: can't be loaded as a checkpoint; it is truncated, foreign, or holds more than data.\n"

@@ -10,6 +10,17 @@ class UserError(ValueError):
     """A mistake of the user's. Commands print its message alone and exit with code 2."""
 
 
+class RunFailed(RuntimeError):
+    """What ends a run that was asked for rightly. Commands print its message alone and exit with code 1."""
+
+
+REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: start the same command again
+
+
+class Stopped(SystemExit):
+    """A signal asked a run to stop, and it has saved itself; as an exit code, 130 after Ctrl-C, else `REQUEUE`."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The name in `known` that is most likely meant by `word`, if any is close.
 
@@ -47,7 +58,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def message(error: Exception) -> str:
-    """An error in one message: a user's mistake in its own words, anything else with its type and the way to more."""
-    if isinstance(error, UserError):
+    """An error in one message: what we know of in its own words, anything else with its type and the way to more."""
+    if isinstance(error, UserError | RunFailed):
         return str(error)
     return f"{type(error).__name__}: {error}\n  Run again with --traceback to see where."

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from plugformer.assemble import load_config, load_run
+from plugformer.assemble import load_run
 from plugformer.compatibility import plugins_that
 from plugformer.config import Config
 from plugformer.decode.session import CacheKind, keeps_size
@@ -16,6 +16,7 @@ from plugformer.errors import UserError
 from plugformer.interfaces import Backbone, Features, Task, Tokenizer
 from plugformer.model import Model, decodes_in_steps, remembering
 from plugformer.prompts import Prompt, count_places, encode_prompt, read_source
+from plugformer.recorded import load_config
 from plugformer.registry import find
 from plugformer.run_dir import RunDir
 from plugformer.settings import GenerateSettings

@@ -569,6 +569,8 @@ class Capabilities:
             from a state of its own.
         room: it honours `Mask.start`, as caches of fixed size need it.
         state_grows: its state holds more with every token, and is not of one size.
+        divides: its heads know nothing of each other, so that each of several processes may have some of them; what it
+            holds of a head's own it keeps or forgets by `keep_heads`.
         replays: called again with the same inputs, generators and `nn.replay` decisions, it does the same in training,
             as blocks need that recompute what they don't keep.
         time_exponent, memory_exponent: growth with the length that it claims, 1.0 for linear.
@@ -587,6 +589,7 @@ class Capabilities:
     decoding: Literal["none", "cache", "state"] = "none"
     room: bool = False
     state_grows: bool = False
+    divides: bool = False
     replays: bool = True
     time_exponent: float = 2.0
     memory_exponent: float = 2.0
@@ -646,6 +649,12 @@ class Attention(nn.Module, ABC):
         """Called in training before each optimiser step with its number, from 0: for what is drawn anew now and then.
 
         What is drawn depends on the mechanism's seed and `step` alone, so that every rank draws the same.
+        """
+
+    def keep_heads(self, first: int, count: int) -> None:  # most hold nothing of a head's own
+        """Forget all heads but these, in place and for good: the others are other processes'.
+
+        The wrapper then gives it these alone, and they must do what they do among all, also with what is drawn later.
         """
 
     def diagnose(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Mapping[str, float]:
@@ -711,6 +720,11 @@ class Position(nn.Module):
     def bias(self, queries: Layout, keys: Layout) -> Float[Tensor, "batch heads queries keys"] | None:
         """Relative positions: added to the logits in every layer."""
         return None
+
+    def keep_heads(self, first: int, count: int) -> None:
+        """Forget all heads but these, in place and for good: the others are other processes'."""
+        if self.adds_bias:
+            raise NotImplementedError(f"{type(self).__name__} biases each head and can't be divided")
 
     def resized(self, weights: Mapping[str, Tensor], grids: tuple[Grid, ...]) -> Mapping[str, Tensor]:
         """Weights of such positions, learned on other grids, brought to its own; those it can't bring stay as they are.
@@ -1156,7 +1170,14 @@ class ParameterGroups:
 
 
 class Optimizer(ABC):
-    """Makes a torch optimiser; the class's options are the optimiser's."""
+    """Makes a torch optimiser; the class's options are the optimiser's.
+
+    Attributes:
+        elementwise: whether a number's step depends on its own gradients alone, so that parts of a tensor can be
+            trained apart.
+    """
+
+    elementwise: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, groups: ParameterGroups) -> torch.optim.Optimizer: ...

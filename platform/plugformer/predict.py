@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from plugformer.assemble import load_config, load_run
+from plugformer.assemble import load_run
 from plugformer.config import Config
 from plugformer.data.collate import Collate
 from plugformer.data.draws import InOrder
@@ -21,6 +21,7 @@ from plugformer.interfaces import Batch, Output, Sample, Token, Tokenizer
 from plugformer.model import Model
 from plugformer.pictures import Album
 from plugformer.prompts import check_room, count_places, encode_prompt
+from plugformer.recorded import load_config
 from plugformer.run_dir import RunDir
 from plugformer.writing import check_options, write_for
 

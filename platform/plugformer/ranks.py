@@ -23,8 +23,8 @@ class Rank:
     @classmethod
     def of(cls, environment: Mapping[str, str] = os.environ) -> Rank:
         """As who started this process says: `plugformer train`, torchrun, or SLURM's srun; alone if nobody does."""
-        for number, world, local in _NAMES:
-            if number in environment and world in environment:
+        for number, world, local, *others in _NAMES:
+            if all(name in environment for name in (number, world, *others)):
                 return cls(int(environment[number]), int(environment[world]), int(environment.get(local, 0)))
         return cls()
 
@@ -33,4 +33,9 @@ class Rank:
         return self.number == 0
 
 
-_NAMES = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
+# Number, processes, number on the node; and what else there is where processes were really started together: how they
+# find each other, or a step of SLURM's, for the script of a job says that it is the first of as many and is alone.
+_NAMES = (
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"),
+    ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_STEP_ID"),
+)

@@ -23,7 +23,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, TypeVar
 
-from plugformer.errors import UserError, unknown
+from plugformer.errors import Stopped, UserError, unknown
 from plugformer.options import REQUIRED, Signature, check_options
 from plugformer.signatures import read_class, read_signature
 
@@ -147,6 +147,8 @@ class Plugin:
             return read_class(self.registered, context)
         try:
             return read_signature(self.target, context)
+        except Stopped:
+            raise
         except (Exception, SystemExit) as error:
             raise self._broken(error) from error
 
@@ -164,6 +166,8 @@ class Plugin:
         module, _, name = self.target.partition(":")
         try:
             cls = getattr(importlib.import_module(module), name)
+        except Stopped:
+            raise
         except (Exception, SystemExit) as error:
             raise self._broken(error) from error
         check_interface(self, cls)
@@ -253,6 +257,8 @@ def register_file(path: str | Path) -> None:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
+    except Stopped:
+        raise
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         if isinstance(error, UserError):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import math
 import os
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,9 +28,12 @@ class RunDir:
     data.json         labels, sizes of the splits, fingerprint
     model.json        parameters, what a training step costs, and which metric says which checkpoint is best
     job.json          which job of a sweep it is, if it is one
+    status.json       whether it runs, finished, failed, or was killed or interrupted, and in which process
+    launch.json       what its processes were started on, where there were several or it was a job of a sweep
+    ranks/            what those but the first of them said
     init_from.json    whose weights the run began with, if it didn't begin anew, and which of them it took
     tokenizer/        what the tokenizer learned; target_tokenizer/ beside it, if what is written has its own
-    checkpoints/      best.ckpt by the task's monitor, last.ckpt
+    checkpoints/      best.ckpt by the task's monitor; last.ckpt, and before it last-1.ckpt and so on
     metrics.csv       every logged metric by step
     non_finite.json   metrics that became NaN or infinite, and when first; missing if none did
     bad_batches.jsonl the samples of each batch whose loss was NaN, infinite or a spike; missing if there was none
@@ -46,10 +52,14 @@ class RunDir:
         self.data = self.path / "data.json"
         self.model = self.path / "model.json"
         self.job = self.path / "job.json"
+        self.status = self.path / "status.json"
+        self.launch = self.path / "launch.json"
+        self.ranks = self.path / "ranks"
         self.init_from = self.path / "init_from.json"
         self.tokenizer = self.path / "tokenizer"
         self.target_tokenizer = self.path / "target_tokenizer"
         self.checkpoints = self.path / "checkpoints"
+        self.lock = self.path / ".lock"
         self.metrics = self.path / "metrics.csv"
         self.non_finite = self.path / "non_finite.json"
         self.bad_batches = self.path / "bad_batches.jsonl"
@@ -64,30 +74,64 @@ class RunDir:
         Raises:
             UserError: it holds a run already, or nothing can be written there.
         """
-        if self.config.exists() or self.checkpoints.exists():
+        if self.config.exists() or any(self.checkpoints.glob("*")):
             raise UserError(f"run_dir={self.path}: holds a run already. Choose another run_dir or remove it.")
         there = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             raise UserError(f"run_dir={self.path}: can't be written, because {there} can't. Choose another run_dir.")
 
     @classmethod
-    def create(cls, path: str | Path) -> RunDir:
+    def create(cls, path: str | Path, *, again: bool = False) -> RunDir:
         """A new run directory.
+
+        Args:
+            path: of the folder.
+            again: whether a run may be replaced that stopped before its first checkpoint.
 
         Raises:
             UserError: it holds a run already, or can't be written.
         """
         run = cls(path)
-        run.check_free()
+        if not again:
+            run.check_free()
         try:
-            run.path.mkdir(parents=True, exist_ok=True)
-            run.checkpoints.mkdir()  # of two runs that start at once, one gets it
+            run.checkpoints.mkdir(parents=True, exist_ok=True)
+            for folder in (run.tokenizer, run.target_tokenizer, run.media):  # of a run that didn't come far
+                shutil.rmtree(folder, ignore_errors=True)
+            for file in (run.summary, run.metrics, run.non_finite, run.bad_batches):
+                file.unlink(missing_ok=True)
             run.tokenizer.mkdir()
-        except FileExistsError:
-            raise UserError(f"run_dir={path}: holds a run already. Choose another run_dir or remove it.") from None
         except OSError as error:
             raise UserError(f"run_dir={path}: can't be written ({error.strerror}).") from None
         return run
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Within, no other process may train here; it ends with the process, however that ends.
+
+        Raises:
+            UserError: another process trains here, or nothing can be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = self.lock.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"run_dir={self.path}: can't be written ({error.strerror}).") from None
+        with file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not held by workers that live on
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise UserError(f"{self.lock}: can't be locked ({error.strerror}). Choose another disk.") from None
+                file.seek(0)
+                who = file.read().strip() or "another process"
+                raise UserError(
+                    f"run_dir={self.path}: {who} is training in it. Wait for its end, or choose another run_dir."
+                ) from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            yield
 
     @classmethod
     def open(cls, path: str | Path) -> RunDir:
@@ -111,7 +155,7 @@ class RunDir:
             UserError: there is none of that name.
         """
         path = self.checkpoints / f"{name}.ckpt"
-        if not path.is_file():
+        if not path.exists():
             there = ", ".join(sorted(found.stem for found in self.checkpoints.glob("*.ckpt"))) or "none"
             raise UserError(
                 f"{path}: no such checkpoint; there is {there}. The run may have ended before it saved one."
@@ -163,10 +207,10 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
     try:
         yield temporary
         if sync:
-            _sync(temporary)
+            onto_disk(temporary)
         temporary.replace(path)
         if sync:
-            _sync(path.parent)
+            onto_disk(path.parent)
     except OSError as error:  # a full disk doesn't say where
         error.filename = str(path)
         raise
@@ -185,14 +229,15 @@ def making(folder: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         for path in [*temporary.rglob("*"), temporary]:
-            _sync(path)
+            onto_disk(path)
         temporary.replace(folder)
-        _sync(folder.parent)
+        onto_disk(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
+def onto_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are wholly on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -89,7 +89,15 @@ class TrainerSettings:
         deterministic: whether only algorithms are used that give the same bits twice.
         val_every: epochs between validations.
         save_every: optimiser steps between checkpoints within an epoch; there is one after each epoch anyway.
+        checkpoint: whole: a file that the first process writes; sharded: a folder, into which each process of fsdp
+            writes what it has. Any number of processes can go on from either.
         keep_last: checkpoints of the last ones that are kept, `last` and those before it.
+        on_bad_loss: what follows a loss that is NaN, infinite or a spike; RUN_DIR/bad_batches.jsonl says of which
+            samples it was. stop: nothing, the run has failed; skip: training goes on after that batch with the weights
+            of up to 50 steps before, which takes memory for a copy of them (Chowdhery et al. 2022, PaLM, section 5.1);
+            warn: it goes on as it is.
+        spike: robust standard deviations above the median of the last 100 losses from which on a loss is a spike, if it
+            also gives up half of what was learned; null for none.
         log_every: optimiser steps between two rows of training metrics.
         limit_batches: batches of each epoch and split that are used, for trying things out.
         overfit_batches: trains and validates on this many training batches only, unshuffled and unaugmented.
@@ -115,7 +123,10 @@ class TrainerSettings:
     deterministic: bool = True
     val_every: int = 1
     save_every: int | None = None
+    checkpoint: Literal["whole", "sharded"] = "whole"
     keep_last: int = 2
+    on_bad_loss: Literal["stop", "skip", "warn"] = "stop"
+    spike: float | None = 30.0
     log_every: int = 10
     limit_batches: int | None = None
     overfit_batches: int = 0
@@ -131,6 +142,8 @@ class TrainerSettings:
             raise UserError(
                 f"trainer.gradient_clip={self.gradient_clip}: must be greater than 0, or null for no clipping."
             )
+        if self.spike is not None and self.spike <= 0:
+            raise UserError(f"trainer.spike={self.spike}: must be greater than 0, or null for none.")
         if isinstance(self.freeze, int) and self.freeze < 1:
             raise UserError(
                 f"trainer.freeze={self.freeze}: a number of blocks is at least 1; or none, embedding, trunk."

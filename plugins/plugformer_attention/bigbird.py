@@ -74,6 +74,9 @@ class BigBird(Blockwise):
         self.draws: Int[Tensor, "random heads blocks"]
         self.register_buffer("draws", draws.to(torch.empty(0).device))
 
+    def keep_heads(self, first: int, count: int) -> None:
+        self.draws = self.draws[:, first : first + count].clone()
+
     def pattern(self, blocks: Blocks, occupied: Tensor | None, *, causal: bool, device: torch.device) -> BlockPattern:
         number = torch.arange(len(blocks.lattice), device=device)
         if causal:

@@ -76,6 +76,12 @@ class RandomFeature(Attention):
     def reset_parameters(self) -> None:
         nn.init.ones_(self.scale)
 
+    def keep_heads(self, first: int, count: int) -> None:
+        heads = slice(first, first + count)
+        self.scale = nn.Parameter(self.scale.detach()[heads].clone(), self.scale.requires_grad)
+        if self.gate is not None:
+            self.gate.keep_heads(heads)
+
     @property
     def _kernel(self) -> Kernel:
         return Kernel(self.features, self.projection.directions, 1.0)
@@ -160,6 +166,10 @@ class Gate(nn.Module):
         keep = 0.5 ** (0.5 ** torch.arange(len(self.bias), dtype=torch.float64, device="cpu").clamp_max(10))
         with torch.no_grad():
             self.bias.copy_(torch.logit(keep)[:, None])
+
+    def keep_heads(self, heads: slice) -> None:
+        self.weight = nn.Parameter(self.weight.detach()[heads].clone(), self.weight.requires_grad)
+        self.bias = nn.Parameter(self.bias.detach()[heads].clone(), self.bias.requires_grad)
 
     def forward(
         self, k: Float[Tensor, "batch heads keys head_dim"], valid: Bool[Tensor, "#batch keys"] | None

@@ -55,6 +55,7 @@ class ReformerLSH(Attention):
         block_length=64,
         decoding="state",
         state_grows=True,
+        divides=True,
         time_exponent=1.0,
         memory_exponent=1.0,
     )
@@ -147,6 +148,9 @@ class ReformerLSH(Attention):
             mask = Mask(valid=valid, causal=True)
             return self(q, k, v, mask), Past.of(q, v, self.hashing(q), mask.valid)
         return go_on(q, v, self.hashing(q), state, valid, self.chunk_length)
+
+    def keep_heads(self, first: int, count: int) -> None:
+        self.hashing.keep_heads(first, count)
 
     def before_step(self, step: int) -> None:
         if self.rehash_every and self.hashing.generation != step // self.rehash_every:

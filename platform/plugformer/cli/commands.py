@@ -2,6 +2,7 @@
 
 COMMANDS = {
     "train": "train a model: one run, or a sweep with -m",
+    "resume": "run what is missing of a sweep",
     "evaluate": "the metrics of a run's checkpoint on a split",
     "predict": "what a run's model says of new inputs, as JSON lines",
     "generate": "how a run's model goes on with prompts",

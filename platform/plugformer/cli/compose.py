@@ -52,14 +52,15 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> Config:
     return check_config(composed)
 
 
-def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> None:
-    """Check every value of a sweep once, beside the first value of the others."""
+def compose_sweep(overrides: Sequence[str], config_dir: str | None = None) -> Config:
+    """Check every value of a sweep once, beside the first value of the others; back comes the first composition."""
     choices = [values for each in parse(overrides) if (values := _choices(each))]
     first = [values[0] for values in choices]
-    compose(first, config_dir)
+    config = compose(first, config_dir)
     for place, values in enumerate(choices):
         for value in values[1:]:
             compose([*first[:place], value, *first[place + 1 :]], config_dir)
+    return config
 
 
 def parse(overrides: Iterable[str]) -> list[Override]:

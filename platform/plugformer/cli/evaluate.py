@@ -30,10 +30,10 @@ def main(argv: list[str]) -> int:
     overrides = parse(texts)
     register_files(overrides)
 
-    from plugformer.assemble import load_config  # heavy: torch
     from plugformer.config import check_config
     from plugformer.interfaces import Split
     from plugformer.overriding import override_config
+    from plugformer.recorded import load_config
     from plugformer.run_dir import RunDir, write_json
     from plugformer.train.evaluate import evaluate
     from plugformer.weights.artifact import chosen_checkpoint, local

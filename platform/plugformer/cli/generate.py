@@ -50,9 +50,9 @@ def main(argv: list[str]) -> int:
     can_stream = not several and not settings.json and settings.num_beams == 1
     streams = settings.stream if settings.stream is not None else can_stream and sys.stdout.isatty()
 
-    from plugformer.assemble import load_config  # heavy: torch
     from plugformer.generate import generate
     from plugformer.generating import has_sources
+    from plugformer.recorded import load_config
 
     goes_on = not has_sources(load_config(path))
     if not goes_on and settings.prompt is None and settings.prompts is None:

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
+
+from plugformer.spread import norm_of
 
 
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
     """Of all of them as one vector; those without a gradient count for nothing."""
-    return get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    learning = [parameter for parameter in parameters if parameter.grad is not None]
+    return norm_of([parameter.grad for parameter in learning if parameter.grad is not None], learning)
 
 
 class Update:
@@ -28,5 +30,5 @@ class Update:
     def norm(self) -> Tensor:
         """The norm of the change since, relative to that of the weights now; these may have been zeros."""
         change = [now - before for now, before in zip(self._parameters, self._before, strict=True)]
-        size = get_total_norm([parameter.detach() for parameter in self._parameters])
-        return get_total_norm(change) / size.clamp(min=torch.finfo(size.dtype).tiny)
+        size = norm_of([parameter.detach() for parameter in self._parameters], self._parameters)
+        return norm_of(change, self._parameters) / size.clamp(min=torch.finfo(size.dtype).tiny)

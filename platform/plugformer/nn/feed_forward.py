@@ -1,9 +1,13 @@
-"""The part of a block that is applied to each token alone."""
+"""The part of a block that is applied to each token alone.
+
+One whose hidden units know nothing of each other can be divided among processes. It says so by the names of its linear
+maps: `by_columns`, those that make hidden units, and `by_rows`, the one that writes to the residual stream.
+"""
 
 from collections.abc import Callable
 from functools import partial
 from math import ceil
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -39,6 +43,9 @@ class Mlp(nn.Module):
         bias: whether the linear maps have one.
     """
 
+    by_columns: ClassVar[tuple[str, ...]] = ("expand",)
+    by_rows: ClassVar[str] = "contract"
+
     def __init__(
         self,
         *,
@@ -69,6 +76,9 @@ class Glu(nn.Module):
             sigmoid (GLU; Dauphin et al. 2017).
         bias: whether the linear maps have one.
     """
+
+    by_columns: ClassVar[tuple[str, ...]] = ("gate", "expand")
+    by_rows: ClassVar[str] = "contract"
 
     def __init__(
         self,

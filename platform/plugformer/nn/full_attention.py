@@ -32,6 +32,7 @@ class Full(Attention):
         grouped_query=True,
         decoding="cache",
         room=True,
+        divides=True,
         time_exponent=2.0,
         memory_exponent=1.0,
     )

@@ -37,6 +37,9 @@ class MultiHeadAttention(nn.Module):
         mechanism: what happens on the heads.
         position: rotates queries and keys and biases the logits, if it is of such a kind.
 
+    Attributes:
+        enter: what is done to sequences before they are projected; nothing, unless heads are divided among processes.
+
     Raises:
         UserError: the numbers don't divide, or keys that are the queries are to be fewer.
     """
@@ -66,6 +69,7 @@ class MultiHeadAttention(nn.Module):
         self.mechanism = mechanism
         # In a tuple, so that it is not registered here too: the backbone owns it, and a checkpoint holds it once.
         self._position = (position,)
+        self.enter: Callable[[Tensor], Tensor] = _as_it_is
 
     def forward(
         self,
@@ -80,6 +84,7 @@ class MultiHeadAttention(nn.Module):
         With a `cache`, `x` holds only the new tokens, and `mask` and its layout speak of all tokens so far; keys and
         values of a memory are then made once.
         """
+        x = self.enter(x)
         if memory is not None:
             return self.output(self._cross(x, memory, remember=cache is not None).transpose(1, 2).flatten(2))
         q = self.query_norm(self._heads(self.query(x)))
@@ -101,7 +106,8 @@ class MultiHeadAttention(nn.Module):
         key = self.key
 
         def keys_values() -> tuple[Tensor, Tensor]:
-            k, v = self.key_norm(self._heads(key(memory.hidden))), self._heads(self.value(memory.hidden))
+            hidden = self.enter(memory.hidden)
+            k, v = self.key_norm(self._heads(key(hidden))), self._heads(self.value(hidden))
             return self._repeat(k), self._repeat(v)
 
         k, v = memory.once(id(self), keys_values) if remember else keys_values()
@@ -135,6 +141,10 @@ class MultiHeadAttention(nn.Module):
             return x
         group = self.num_heads // x.shape[1]
         return repeat(x, "batch heads length dim -> batch (heads group) length dim", group=group)
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
 
 
 def divide_heads(dim: int, num_heads: int) -> int:

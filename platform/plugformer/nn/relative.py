@@ -3,9 +3,10 @@
 There is a distance between two tokens on one grid only: those on different grids, or on none, get a bias of zero.
 """
 
+from collections.abc import Iterable
 from functools import reduce
 from math import log
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from einops import rearrange
@@ -34,6 +35,9 @@ class Alibi(Position):
 
     def reset_parameters(self) -> None:
         self.slopes.copy_(torch.tensor(slopes(len(self.slopes)))[:, None, None])
+
+    def keep_heads(self, first: int, count: int) -> None:
+        self.slopes = self.slopes[first : first + count].clone()
 
     def bias(self, queries: Layout, keys: Layout) -> Float[Tensor, "batch heads queries keys"]:
         # Nothing in it is learned. With it stay the queries, so that their id is never another's; unless they are the
@@ -102,6 +106,13 @@ class Relative(Position):
             )
             for number, _ in self.places
         )
+
+    def keep_heads(self, first: int, count: int) -> None:
+        for table in cast("Iterable[DistanceTable]", self.tables):
+            table.values = nn.Embedding.from_pretrained(
+                table.values.weight.detach()[:, first : first + count].clone(),
+                freeze=not table.values.weight.requires_grad,
+            )
 
     def bias(self, queries: Layout, keys: Layout) -> Float[Tensor, "batch heads queries keys"]:
         biases = []

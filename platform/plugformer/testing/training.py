@@ -2,7 +2,6 @@
 
 import os
 import time
-import warnings
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
@@ -53,14 +52,10 @@ def fit(
 ) -> pl.Trainer:
     """Train as a run would."""
     settings = TrainerSettings(max_epochs=max_epochs, accelerator="cpu", progress=False, log_every=1, media=0)
-    trainer = make_trainer(
-        settings, run=run, monitor=MONITOR, loggers=loggers, callbacks=callbacks, batches_per_epoch=4
-    )
     batches = DataLoader(TensorDataset(noise(8, 1), 3 * noise(8, 1)), batch_size=2)
+    trainer = make_trainer(settings, run=run, monitor=MONITOR, loggers=loggers, callbacks=callbacks, training=batches)
     checkpoint = str(run.checkpoint("last")) if go_on else None
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # as it must, to go on
-        trainer.fit(Line(), batches, batches, ckpt_path=checkpoint, weights_only=True)
+    trainer.fit(Line(), batches, batches, ckpt_path=checkpoint, weights_only=True)
     return trainer
 
 

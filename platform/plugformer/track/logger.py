@@ -36,5 +36,8 @@ class Tracker:
     def log_media(self, media: Media) -> None:
         """Called when something to look at was written into the run directory."""
 
+    def flush(self) -> None:
+        """Called before a checkpoint is written: a run that goes on from there doesn't log again what came before."""
+
     def close(self, *, failed: bool) -> None:
         """Called once, when the run is over and its summary written, or when it failed."""

@@ -1,11 +1,14 @@
 """Callbacks by name. The base is Lightning's, so any of its callbacks is a plugin away."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.callbacks import EarlyStopping as LightningEarlyStopping
 
-__all__ = ["Callback", "EarlyStopping"]
+from plugformer.settings import TrainerSettings
+
+__all__ = ["Callback", "EarlyStopping", "check_callbacks"]
 
 
 class EarlyStopping(LightningEarlyStopping):
@@ -27,3 +30,14 @@ class EarlyStopping(LightningEarlyStopping):
         min_delta: float = 0.0,
     ) -> None:
         super().__init__(monitor=monitor, mode=mode, patience=patience, min_delta=min_delta, check_finite=True)
+
+
+def check_callbacks(callbacks: Sequence[Callback], settings: TrainerSettings) -> None:
+    """Ask each that has a method `check(settings)`.
+
+    Raises:
+        UserError: one can't do its work in such a run.
+    """
+    for callback in callbacks:
+        if hasattr(callback, "check"):
+            callback.check(settings)

@@ -13,6 +13,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 
 from plugformer.interfaces import Attention, Batch, Features
 from plugformer.model import Model, mechanisms
+from plugformer.train.divided import whole
 from plugformer.train.listening import Call, listening
 
 SAMPLES = 4  # on which mechanisms are looked at
@@ -21,7 +22,7 @@ SAMPLES = 4  # on which mechanisms are looked at
 class Diagnostics(Callback):
     """Logs as `diagnostics/NAME` what `Attention.diagnose` tells, the mean over layers.
 
-    Once a validation, on the first samples of its first batch. It changes nothing of the training.
+    Once a validation, on the first samples of its first batch, of each process. It changes nothing of the training.
     """
 
     def on_validation_batch_start(
@@ -29,11 +30,15 @@ class Diagnostics(Callback):
     ) -> None:
         if batch_idx or trainer.state.fn != TrainerFn.FITTING:
             return
+        model = cast("Model", module.model)
+        if not telling(model):
+            return
         with isolate_rng(), torch.no_grad():
-            with trainer.precision_plugin.forward_context():
-                calls = calls_of(cast("Model", module.model), first_samples(batch, SAMPLES))
+            with whole(model), trainer.precision_plugin.forward_context():
+                calls = calls_of(model, first_samples(batch, SAMPLES))
             found = diagnose(calls)
-        module.log_dict({f"diagnostics/{name}": value for name, value in found.items()}, batch_size=1)
+        told = {f"diagnostics/{name}": value for name, value in found.items()}
+        module.log_dict(told, batch_size=1, sync_dist=trainer.world_size > 1)
 
 
 def first_samples(batch: Batch, count: int) -> Batch:
@@ -54,8 +59,13 @@ def diagnose(calls: Sequence[tuple[Attention, Call]]) -> Mapping[str, float]:
 
 def calls_of(model: Model, batch: Batch) -> list[tuple[Attention, Call]]:
     """What is given to each mechanism that has something to tell."""
-    telling = [each for each in mechanisms(model) if type(each).diagnose is not Attention.diagnose]
-    with listening(telling) as calls:
-        if telling:
+    told = telling(model)
+    with listening(told) as calls:
+        if told:
             model.forward(batch)  # not as it was compiled, for hooks are no part of that
-    return [(mechanism, calls[id(mechanism)]) for mechanism in telling if id(mechanism) in calls]
+    return [(mechanism, calls[id(mechanism)]) for mechanism in told if id(mechanism) in calls]
+
+
+def telling(model: Model) -> list[Attention]:
+    """Mechanisms that have something to tell."""
+    return [each for each in mechanisms(model) if type(each).diagnose is not Attention.diagnose]

@@ -9,10 +9,12 @@ from plugformer.config import Config
 from plugformer.data.loaders import make_loader
 from plugformer.errors import UserError
 from plugformer.interfaces import DataSource, Split
+from plugformer.ranks import Rank
 from plugformer.registry import build
 from plugformer.run_dir import RunDir, read_json
 from plugformer.settings import LoaderSettings, TrainerSettings
 from plugformer.train import report
+from plugformer.train.known_ranks import KnownRanks
 from plugformer.train.run import make_module, used_samples
 from plugformer.train.trainer import interruptible, quieten
 
@@ -55,6 +57,7 @@ def evaluate(path: str | Path, config: Config, *, split: Split, checkpoint: str)
         enable_checkpointing=False,
         enable_model_summary=False,
         logger=False,
+        plugins=[KnownRanks(Rank(), devices=1)],
     )
     summary = make_module(config, model).evaluate(trainer, batches, split=split, checkpoint=None)
     report.console.print(report.metrics_table(summary))

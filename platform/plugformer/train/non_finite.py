@@ -7,7 +7,7 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from plugformer.run_dir import RunDir, write_json
+from plugformer.run_dir import RunDir, read_json, write_json
 
 
 class NonFiniteWatch(Logger):
@@ -16,12 +16,15 @@ class NonFiniteWatch(Logger):
     Args:
         run: the run directory, in which they mark the run.
         expected: names of metrics that may be so without anything being wrong.
+        told: names of those of which somebody else tells.
     """
 
-    def __init__(self, run: RunDir, *, expected: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, run: RunDir, *, expected: frozenset[str] = frozenset(), told: frozenset[str] = frozenset()
+    ) -> None:
         super().__init__()
-        self._run, self._expected = run, expected
-        self._found: dict[str, int | None] = {}
+        self._run, self._expected, self._told = run, expected, told
+        self._found: dict[str, int | None] = read_json(run.non_finite) if run.non_finite.exists() else {}
 
     @property
     def name(self) -> str:
@@ -44,8 +47,9 @@ class NonFiniteWatch(Logger):
         ]
         if not new:
             return
-        if not self._found:
-            self._warn(new[0], metrics[new[0]], step)
+        untold = [name for name in new if name not in self._told]
+        if untold and self._found.keys() <= self._told:
+            self._warn(untold[0], metrics[untold[0]], step)
         self._found |= dict.fromkeys(new, step)
         write_json(self._run.non_finite, self._found)
 

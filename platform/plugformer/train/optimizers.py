@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import lion_pytorch
 import torch
@@ -22,6 +22,8 @@ class AdamW(Optimizer):
         betas: decay of the running mean of gradients and of their squares.
         eps: added to the root of the mean square.
     """
+
+    elementwise: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -88,6 +90,8 @@ class Lion(Optimizer):
         weight_decay: times the learning rate, the share of each matrix that is taken off per step.
         betas: decay of the mean whose sign is taken, and of the one that is remembered.
     """
+
+    elementwise: ClassVar[bool] = True
 
     def __init__(
         self, *, lr: float = 1e-4, weight_decay: float = 0.5, betas: tuple[float, float] = (0.9, 0.99)

@@ -1,6 +1,7 @@
 """What a run tells the person in front of it."""
 
 import csv
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -71,6 +72,14 @@ def end(summary: Mapping[str, float], run: RunDir) -> None:
         f"[bold]{escape(str(run.path))}[/]",
         soft_wrap=True,
     )
+
+
+def stopped(run: RunDir) -> None:
+    """A signal ended it."""
+    again = f"plugformer train resume={run.path}"
+    saved = any(run.checkpoints.glob("last*.ckpt"))
+    text = f"it is saved. To go on: {again}" if saved else "nothing was saved yet. Start it again to begin anew"
+    print(f"plugformer: stopped by a signal; {text}", file=sys.stderr)
 
 
 def metrics_table(summary: Mapping[str, float]) -> Table:

@@ -1,11 +1,13 @@
 """One run from a checked composition to its summary."""
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from itertools import chain
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -21,8 +23,10 @@ from plugformer.data.share import take_share
 from plugformer.data.splits import SPLITS
 from plugformer.data.target import target_samples, warn_if_cut
 from plugformer.environment import record_environment
+from plugformer.errors import Stopped
 from plugformer.interfaces import DataSource, Monitor, Sample, Split, Tokenizer
 from plugformer.job import Job
+from plugformer.launch import status
 from plugformer.model import Model
 from plugformer.nn.depth import freeze
 from plugformer.nn.initialise import seed_for
@@ -33,12 +37,20 @@ from plugformer.run_dir import RunDir, plain, write_json
 from plugformer.settings import LoaderSettings, TrainerSettings
 from plugformer.track.logger import Tracker
 from plugformer.train import report
+from plugformer.train.callbacks import check_callbacks
+from plugformer.train.checkpoints import Checkpoints
 from plugformer.train.diagnostics import Diagnostics
 from plugformer.train.group import joined, wait_for_all
 from plugformer.train.module import TrainingModule
+from plugformer.train.out_of_memory import OutOfMemory
+from plugformer.train.processes import check_processes
+from plugformer.train.resume import check_same, goes_on, lines, take_up
+from plugformer.train.resume_records import last_progress
+from plugformer.train.signals import StopSignals, stop_signals
 from plugformer.train.strategies import data_rank
 from plugformer.train.telemetry import Telemetry
 from plugformer.train.trainer import interruptible, make_trainer
+from plugformer.train.watch import LossWatch
 from plugformer.weights.beginning import Beginning
 from plugformer.weights.summary import match_lines
 
@@ -48,7 +60,7 @@ def train(config: Config, *, job: Job | None = None) -> tuple[dict[str, float], 
     """Train a model, test its best checkpoint and write the run directory.
 
     Args:
-        config: a checked composition; its `run_dir` must not hold a run yet.
+        config: a checked composition; its `run_dir` must not hold a run yet, unless its `resume` says so, too.
         job: which of a sweep it is, if it is one.
 
     Returns:
@@ -59,20 +71,31 @@ def train(config: Config, *, job: Job | None = None) -> tuple[dict[str, float], 
         UserError: parts that can't be combined, or data that can't be read; before training starts.
     """
     rank, settings = Rank.of(), TrainerSettings(**config["trainer"])
-    with joined(rank, settings.accelerator):
-        return _train(config, rank, job)
+    check_processes(rank, settings)
+    with status.ending(config["run_dir"]), joined(rank, settings.accelerator), stop_signals() as signals:
+        try:
+            with ExitStack() as held:
+                return _train(config, rank, job, signals, held)
+        except Stopped:
+            if rank.first:
+                report.stopped(RunDir(config["run_dir"]))
+            raise
 
 
-def _train(config: Config, rank: Rank, job: Job | None) -> tuple[dict[str, float], Monitor]:
+def _train(
+    config: Config, rank: Rank, job: Job | None, signals: StopSignals, held: ExitStack
+) -> tuple[dict[str, float], Monitor]:
     settings, loading = TrainerSettings(**config["trainer"]), LoaderSettings(**config["loader"])
     sharing = data_rank(rank, settings)
     check_divides(loading.batch_size, accumulate=settings.accumulate, world=sharing.world)
     callbacks = [build("callback", node) for node in config.get("callback", {}).values()]
+    check_callbacks(callbacks, settings)
     nodes = {"csv": {"name": "csv"}} | config.get("logger", {})
     trackers = [build("logger", node) for node in nodes.values()] if rank.first else []
     source: DataSource = build("data", config["data"])
     tokenizer, sketch = preview(config, source=source)
-    beginning = Beginning.of(config, source=source, tokenizer=tokenizer, model=sketch)
+    going_on = goes_on(config)
+    beginning = None if going_on else Beginning.of(config, source=source, tokenizer=tokenizer, model=sketch)
 
     source.verify()
     samples = {split: used_samples(source, split, config) for split in SPLITS}
@@ -81,29 +104,38 @@ def _train(config: Config, rank: Rank, job: Job | None) -> tuple[dict[str, float
         count = min(settings.overfit_batches * loading.batch_size, len(training_samples))
         few = [training_samples[index] for index in range(count)]  # not every Sequence takes slices
         samples = dict.fromkeys(SPLITS, few)
+    data = describe_data(config, source, samples)
     if rank.first:
+        held.enter_context(RunDir(config["run_dir"]).claimed())
+        check_same(config)
+    if rank.first and not going_on:
         fit_tokenizers(tokenizer, target, training_samples, source=source)
         if beginning is not None:
             beginning.check_tokenizer(tokenizer, target)
-        run = RunDir.create(config["run_dir"])
-        record(config, run, job, source=source, tokenizer=tokenizer, target=target, samples=samples)
+        run = RunDir.create(config["run_dir"], again=config["resume"] is not None)
+        status.begin(run)
+        record(config, run, job, data=data, tokenizer=tokenizer, target=target)
     wait_for_all()
-    if not rank.first:
+    if going_on or not rank.first:
         run = RunDir.open(config["run_dir"])
         load_tokenizers(run, tokenizer, target)
+    progress = last_progress(run) if going_on else None
 
     pl.seed_everything(config["seed"], verbose=False)
+    del os.environ["PL_GLOBAL_SEED"]  # by which Lightning would seed all ranks alike once more
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a tenth of a small step
     model = build_model(config, tokenizer=tokenizer, data=source.spec, target_tokenizer=target)
     begun = [] if beginning is None else begin(model, beginning, run, settings, rank)
     freeze(model.trunk, model.task, settings.freeze)
-    cost = pass_cost(model, tokenizer)
+    cost, parameters = pass_cost(model, tokenizer), count_parameters(model)  # of the whole model, not of a part
     if rank.first:
         costs = describe_model(model, tokenizer, cost, batch_size=loading.batch_size)
         write_json(run.model, {**costs, "monitor": asdict(model.task.monitor)})
-    module = make_module(config, model, origin=None if beginning is None else beginning.origin)
+    came_from = {} if progress is None else progress.record
+    origin = came_from.get("init_from") if beginning is None else beginning.origin
+    module = make_module(config, model, origin=origin, world=sharing.world)
     del beginning  # it holds all its weights
-    if rank.world > 1:
+    if sharing.world > 1:
         torch.manual_seed(seed_for(config["seed"], "rank", sharing.number))  # else each would drop out the same
     loader = partial(
         make_loader,
@@ -119,33 +151,43 @@ def _train(config: Config, rank: Rank, job: Job | None) -> tuple[dict[str, float
         rounds=settings.accumulate,
         seed=None if settings.overfit_batches else config["seed"],
     )
+    if progress is not None and rank.first:
+        take_up(run, config, progress, data=data, schedule=module.schedule, batches=len(training))
+        status.begin(run)
     evaluation = {
         split: loader(samples[split], batch_size=loading.eval_batch_size, once=True) for split in ("val", "test")
     }
-    with tracking([tracker.open(run, config) for tracker in trackers], model.task.monitor) as loggers:
+    watch = LossWatch(run, on_bad_loss=settings.on_bad_loss, spike=settings.spike, save_every=settings.save_every)
+    opened, memory = [tracker.open(run, config) for tracker in trackers], OutOfMemory(config)
+    with tracking(opened, model.task.monitor) as loggers, memory.explained():
         trainer = make_trainer(
             settings,
             run=run,
             rank=rank,
             monitor=model.task.monitor,
             loggers=loggers,
-            callbacks=[*callbacks, Telemetry(cost=cost, precision=settings.precision), Diagnostics()],
-            batches_per_epoch=len(training),
+            callbacks=[*callbacks, Telemetry(cost=cost, precision=settings.precision), Diagnostics(), watch, memory],
+            training=training,
+            signals=signals,
         )
         if rank.first:
             report.start(config, samples=samples, model=model, tokenizer=tokenizer, device=trainer.strategy.root_device)
-            report.say(*begun)
+            report.say(*begun, *(lines(progress, config, world=rank.world) if progress else ()))
             report.rates(model, settings)
 
         started = time.perf_counter()
-        trainer.fit(module, training, evaluation["val"])
+        checkpoint = None if progress is None else progress.checkpoint
+        trainer.fit(module, training, evaluation["val"], ckpt_path=checkpoint, weights_only=True)
         seconds = time.perf_counter() - started
+        epochs: Any = trainer.fit_loop.epoch_progress.current
+        epochs.completed = epochs.processed  # where nothing was left to train, Lightning thinks of the epoch before
+        saved = cast("Checkpoints | None", trainer.checkpoint_callback)
         summary = {
-            "train/loss": float(trainer.callback_metrics["train/loss"]),
+            "train/loss": float(trainer.callback_metrics["train/loss"]) if saved is None else saved.loss,
             "train/epochs": trainer.current_epoch,
             "train/steps": trainer.global_step,
-            "train/seconds": round(seconds, 3),
-            "model/parameters": count_parameters(model),
+            "train/seconds": round(seconds + (0.0 if saved is None else saved.seconds), 3),
+            "model/parameters": parameters,
         }
         best = None if settings.fast_dev_run else "best"
         for split, batches in evaluation.items():
@@ -229,8 +271,17 @@ def describe_model(
     }
 
 
-def make_module(config: Config, model: Model, *, origin: Mapping[str, str] | None = None) -> TrainingModule:
-    """A model with its optimiser and schedule; `origin` says where its first weights are from."""
+def make_module(
+    config: Config, model: Model, *, origin: Mapping[str, str] | None = None, world: int = 1
+) -> TrainingModule:
+    """A model with its optimiser and schedule.
+
+    Args:
+        config: a checked composition.
+        model: as it is to be trained.
+        origin: where its first weights are from.
+        world: processes that share the data.
+    """
     begun = {} if origin is None else {"init_from": origin}
     if config["trainer"]["compile"]:
         model.compile()
@@ -239,6 +290,7 @@ def make_module(config: Config, model: Model, *, origin: Mapping[str, str] | Non
         optimizer=build("optimizer", config["optimizer"]),
         schedule=build("schedule", config["schedule"]),
         layer_decay=config["trainer"]["layer_decay"],
+        world=world,
         record=plain({"version": __version__, "config": config, "plugins": provenance(config), **begun}),
     )
 
@@ -248,10 +300,9 @@ def record(
     run: RunDir,
     job: Job | None,
     *,
-    source: DataSource,
+    data: Mapping[str, Any],
     tokenizer: Tokenizer,
     target: Tokenizer | None,
-    samples: Mapping[Split, Sequence[Sample]],
 ) -> None:
     """Write down what the run is made of, before it starts."""
     run.write_config(config)
@@ -259,13 +310,18 @@ def record(
         write_json(run.job, asdict(job))
     write_json(run.plugins, provenance(config))
     record_environment(run)
+    write_json(run.data, data)
+    tokenizer.save(run.tokenizer)
+    if target not in (None, tokenizer):
+        run.target_tokenizer.mkdir()
+        target.save(run.target_tokenizer)
+
+
+def describe_data(config: Config, source: DataSource, samples: Mapping[Split, Sequence[Sample]]) -> dict[str, Any]:
+    """Which data the run is of, for data.json."""
     sizes = {split: len(samples[split]) for split in SPLITS}
     name = source.fingerprint()
     loading = LoaderSettings(**config["loader"])
     if loading.train_share < 1:
         name = fingerprint([name, f"{loading.train_share}", f"{loading.train_share_seed}"])
-    write_json(run.data, {"labels": source.spec.labels, "samples": sizes, "fingerprint": name})
-    tokenizer.save(run.tokenizer)
-    if target not in (None, tokenizer):
-        run.target_tokenizer.mkdir()
-        target.save(run.target_tokenizer)
+    return {"labels": list(source.spec.labels), "samples": sizes, "fingerprint": name}

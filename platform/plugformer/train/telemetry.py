@@ -13,6 +13,7 @@ from plugformer.measure.norms import Update, gradient_norm
 from plugformer.measure.stopwatch import Clock, Stopwatch, clock_of
 from plugformer.measure.tokens import EmbeddedTokens, TokenCount
 from plugformer.train.device import peak_flops, peak_memory
+from plugformer.train.group import largest, summed
 from plugformer.train.module import TrainingModule
 
 PARTS = ("data", "forward", "backward", "optimizer")
@@ -29,7 +30,8 @@ class Telemetry(Callback):
       the last are of what the device could do at best (Chowdhery et al. 2022, appendix B);
     - `memory/peak` in bytes; `batch/padding`, `batch/length` and `batch/longest` of sequences, in tokens.
 
-    It changes nothing of the training, and waits for the device at these steps alone.
+    Of several processes, samples and tokens are those of all together, and memory is that of the one with the most. It
+    changes nothing of the training, and waits for the device, and for the other processes, at these steps alone.
 
     Args:
         cost: of the longest samples, from which that of others follows by their tokens; None if nobody knows.
@@ -45,6 +47,8 @@ class Telemetry(Callback):
         self._steps = self._samples = 0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._shares_data = cast("TrainingModule", module).world > 1
+        self._devices = trainer.world_size
         self._tokens = EmbeddedTokens(cast("TrainingModule", module).model.trunk.embeddings)
         self._watch = Stopwatch(self._own_clock or clock_of(module.device))
         self._peak_flops = peak_flops(module.device, self.precision)
@@ -101,8 +105,13 @@ class Telemetry(Callback):
     def _since_last(self, device: torch.device) -> dict[str, float]:
         """Means over the steps since it was last asked for."""
         spent, tokens = self._watch.read(), self._tokens.take()
-        seconds, steps, samples = sum(spent.values()), self._steps, self._samples
+        seconds, steps, samples = sum(spent.values()), self._steps, float(self._samples)
         self._steps = self._samples = 0
+        memory = peak_memory(device)
+        if self._shares_data:
+            samples, tokens = _of_all_ranks(samples, tokens, device)
+        if self._devices > 1 and memory is not None:
+            memory = int(*largest([memory], device))
         metrics = {"time/step": seconds / steps, **{f"time/{part}": spent.get(part, 0.0) / steps for part in PARTS}}
         metrics |= _of_batches(tokens)
         metrics["speed/samples"] = samples / seconds
@@ -110,9 +119,15 @@ class Telemetry(Callback):
         if self.cost is not None:
             metrics["speed/flops"] = self.cost.flops / self.cost.tokens * metrics["speed/tokens"]
             if self._peak_flops is not None:
-                metrics["speed/mfu"] = metrics["speed/flops"] / self._peak_flops
-        memory = peak_memory(device)
+                metrics["speed/mfu"] = metrics["speed/flops"] / (self._peak_flops * self._devices)
         return metrics if memory is None else {**metrics, "memory/peak": memory}
+
+
+def _of_all_ranks(samples: float, tokens: TokenCount, device: torch.device) -> tuple[float, TokenCount]:
+    """The same, of all processes together."""
+    samples, sequences, places, real = summed([samples, tokens.sequences, tokens.places, float(tokens.real)], device)
+    (longest,) = largest([float(tokens.longest)], device)
+    return samples, TokenCount(int(sequences), int(places), int(real), int(longest))
 
 
 def _rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:

@@ -16,6 +16,7 @@ from plugformer.errors import UserError
 from plugformer.run_dir import RunDir, plain
 from plugformer.track.logger import Logger, Tracker
 from plugformer.track.media import Media, MediaFile
+from plugformer.train.csv_logger import read_rows
 
 MOST_FILES = 32  # of a table
 
@@ -40,6 +41,9 @@ class TensorBoardTracker(TensorBoardLogger, Tracker):
     """Lightning's, with the composition as a text, and pictures and sounds of tables one by one."""
 
     def __init__(self, run: RunDir, config: Config, **options: Any) -> None:
+        rows = read_rows(run.metrics)[1]
+        if rows:  # of a run that goes on; what TensorBoard has of later steps comes again
+            options["purge_step"] = int(rows[-1]["step"]) + 1
         super().__init__(run.path, name="tensorboard", version="", default_hp_metric=False, **options)
         self._config = config
 
@@ -63,6 +67,10 @@ class TensorBoardTracker(TensorBoardLogger, Tracker):
         words = [name for place, name in enumerate(media.columns) if not _shows_files(media, place)]
         if words:
             self.experiment.add_text(media.name, _table(media, words), media.step)
+
+    @rank_zero_only
+    def flush(self) -> None:
+        self.experiment.flush()
 
     @rank_zero_only
     def close(self, *, failed: bool) -> None:

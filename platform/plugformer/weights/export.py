@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from plugformer.assemble import load_config, load_data_spec, load_run
+from plugformer.assemble import load_data_spec, load_run
 from plugformer.config import Config
 from plugformer.errors import UserError
 from plugformer.interfaces import Family, Tokenizer
+from plugformer.recorded import load_config
 from plugformer.registry import build, find
 from plugformer.run_dir import RunDir, making
 from plugformer.weights.huggingface import families

@@ -35,6 +35,7 @@ CAPABILITIES = Capabilities(
     key_padding=True,
     segments=True,
     decoding="state",
+    divides=True,
     time_exponent=1.0,
     memory_exponent=1.0,
 )

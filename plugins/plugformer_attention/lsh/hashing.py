@@ -39,6 +39,7 @@ class Hashing(nn.Module):
         self.register_load_state_dict_post_hook(_read_generation)
         directions = sum(factor // 2 for factor in self.factors)
         self.register_buffer("rotations", torch.empty(num_rounds, num_heads, head_dim, directions))
+        self.drawn_shape, self.heads = self.rotations.shape, slice(None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -48,10 +49,15 @@ class Hashing(nn.Module):
     def draw(self, generation: int) -> None:
         """Other rotations for each number, the same at each call and on every rank."""
         generator = torch.Generator().manual_seed(seed_for(*self.place, generation))
-        drawn = torch.randn(self.rotations.shape, generator=generator, device="cpu", dtype=torch.float32)
-        self.rotations.copy_(drawn)
+        drawn = torch.randn(self.drawn_shape, generator=generator, device="cpu", dtype=torch.float32)
+        self.rotations.copy_(drawn[:, self.heads])
         self.drawn.fill_(generation)
         self.generation = generation
+
+    def keep_heads(self, first: int, count: int) -> None:
+        """Forget the rotations of all others; those drawn later are the same as among all."""
+        self.heads = slice(first, first + count)
+        self.rotations = self.rotations[:, self.heads].clone()
 
     @torch.no_grad()
     def forward(self, x: Float[Tensor, "batch heads length head_dim"]) -> Int[Tensor, "rounds batch heads length"]:

@@ -41,6 +41,7 @@ class Blockwise(Attention):
         grouped_query=True,
         decoding="cache",
         room=True,
+        divides=True,
         time_exponent=1.0,
         memory_exponent=1.0,
     )

@@ -7,10 +7,12 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.seed import isolate_rng
-from torch import Tensor
+from torch import Tensor, distributed
 
 from plugformer.interfaces import Batch
 from plugformer.run_dir import RunDir
+from plugformer.train import report
+from plugformer.train.divided import TensorParallel, whole
 from plugformer.train.module import TrainingModule
 from plugformer.train.showing.view import View
 
@@ -37,6 +39,10 @@ class Showing(Callback):
         self._validated = self._spent = 0.0  # seconds of all validations, and of showing them
         self._last = 0.0  # of the last one that was shown
 
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.is_global_zero and isinstance(trainer.strategy, TensorParallel):
+            report.say("trainer.media: nothing is shown, for no process of tensor_parallel has a model to itself")
+
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._found.clear()
         self._started = time.perf_counter()
@@ -49,7 +55,8 @@ class Showing(Callback):
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._validated += time.perf_counter() - self._started
         too_dear = self._spent + self._last > SHARE * self._validated
-        if self._spent and too_dear and not _is_last(trainer):
+        left_out = self._spent and too_dear and not _is_last(trainer)
+        if trainer.strategy.broadcast(left_out):  # by the first process's clock
             return
         started = time.perf_counter()
         self._show(trainer, cast("TrainingModule", module), "val", trainer.val_dataloaders)
@@ -77,8 +84,17 @@ class Showing(Callback):
     def _show(self, trainer: pl.Trainer, module: TrainingModule, split: str, loader: Any) -> None:
         losses = self._losses()
         self._found.clear()
-        if not trainer.is_global_zero:
+        if isinstance(trainer.strategy, TensorParallel):
             return
+        if trainer.world_size > 1:
+            losses = _of_all_ranks(losses)
+        with whole(module.model):
+            if trainer.is_global_zero:
+                self._write(trainer, module, split, loader, losses)
+
+    def _write(
+        self, trainer: pl.Trainer, module: TrainingModule, split: str, loader: Any, losses: dict[int, float]
+    ) -> None:
         with isolate_rng(), torch.no_grad(), trainer.precision_plugin.forward_context():
             view = View(self.run, trainer, module, split=split, loader=loader, losses=losses)
             view.samples(range(min(self.samples, len(view.encoded))))
@@ -92,6 +108,13 @@ class Showing(Callback):
             return {}
         indices, losses = (torch.cat(parts).tolist() for parts in zip(*self._found, strict=True))
         return dict(zip(indices, losses, strict=True))
+
+
+def _of_all_ranks(losses: dict[int, float]) -> dict[int, float]:
+    """With those of the samples that the others evaluated."""
+    each: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(each, losses)
+    return {index: loss for own in each for index, loss in own.items()}
 
 
 def _is_last(trainer: pl.Trainer) -> bool:
