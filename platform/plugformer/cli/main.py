@@ -22,9 +22,9 @@ usage: plugformer COMMAND [ARGUMENT ...] [--traceback]
   plugformer COMMAND --help                                 more on a command
   eval "$(plugformer -sc install=bash)"                     completion in this shell
 
-Exit codes: 0 done; 1 a run or check failed; 2 a mistake in what was asked; 75 training was stopped by SIGTERM or SIGUSR1
-and is saved, so that a scheduler may start the same command again; 130 stopped by Ctrl-C, and saved if it trained.
---traceback shows where an error arose.
+Exit codes: 0 done; 1 a run or check failed; 2 a mistake in what was asked; 75 training was stopped by SIGTERM or
+SIGUSR1 and is saved, so that a scheduler may start the same command again; 130 stopped by Ctrl-C, and saved where it
+trained. --traceback shows where an error arose.
 """
 
 
