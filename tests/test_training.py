@@ -42,7 +42,6 @@ CONFIGS = sorted(
 )
 # Learning a vocabulary of the whole data, or generating it, takes longer than all the rest.
 FEW = ["data.train_size=100", "data.val_size=20", "data.test_size=20"]
-ALONE = ["trainer.strategy=auto", "trainer.devices=1"]
 FEW_VOICES = ["data.voices=[f1,f3,m1]", "data.accents=[en-us]"]
 LESS = {
     "experiment=long_range/listops": [*FEW, "data.min_length=50", "data.max_length=100"],
