@@ -135,7 +135,16 @@ def test_a_run_goes_on_with_both(tmp_path):
 )
 def test_what_cannot_be_averaged_is_refused(tmp_path, overrides, told, capsys):
     with pytest.raises(SystemExit) as ended:
-        main(["train", "callback=ema", "logger=csv", f"run_dir={tmp_path / 'run'}", *overrides])
+        main(
+            [
+                "train",
+                "callback=ema",
+                "logger=csv",
+                "trainer.fast_dev_run=true",
+                f"run_dir={tmp_path / 'run'}",
+                *overrides,
+            ]
+        )
     assert ended.value.code == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.yaml").exists()
