@@ -8,7 +8,6 @@ import torch
 
 from plugformer.assemble import read_checkpoint
 from plugformer.config import Config
-from plugformer.registry import register
 from plugformer.resuming import plan
 from plugformer.train.callbacks import Callback
 from plugformer.train.run import train
@@ -20,7 +19,6 @@ class Interrupted(Exception):
     """What stands for whatever ends a run."""
 
 
-@register("callback", "watched")
 class Watched(Callback):
     """Writes down what each step learned from, and ends the run at a moment that a test chose."""
 

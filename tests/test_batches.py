@@ -95,10 +95,3 @@ def test_a_batch_that_cannot_be_shared_out_is_refused_with_what_can() -> None:
     assert "loader.batch_size to 6 or 12" in str(error.value)
     with pytest.raises(UserError, match=r"loader\.batch_size to 3 or 6"):
         check_divides(5, accumulate=1, world=3)
-
-
-def test_ranks_are_those_of_whoever_started_the_process() -> None:
-    assert Rank.of({}) == Rank()
-    assert Rank.of({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}) == Rank(3, 4, 1)
-    assert Rank.of({"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}) == Rank(1, 2, 0)
-    assert not Rank(1, 2).first

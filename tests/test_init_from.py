@@ -26,6 +26,7 @@ from plugformer.nn.parameters import group_parameters
 from plugformer.predict import predict
 from plugformer.recorded import load_config
 from plugformer.registry import build, offers
+from plugformer.run_dir import RunDir
 from plugformer.testing.comparing import noise
 from plugformer.train.evaluate import evaluate
 from plugformer.train.layer_rates import decay_by_layer
@@ -490,7 +491,7 @@ def test_another_tokenizer_of_as_many_tokens_is_refused(composed, bert, tmp_path
     message, _, line = str(caught.value).splitlines()
     assert message.startswith(f"init_from={bert}: a row of the embedding is of a token, and this run's tokenizer has")
     assert f"tokenizer.from_run={bert}" in line
-    assert not (tmp_path / "run").exists()
+    RunDir(tmp_path / "run").check_free()
     beginning, tokenizer = fitted(composed(*config, *shlex.split(line)))
     beginning.check_tokenizer(tokenizer)
 

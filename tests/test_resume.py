@@ -14,7 +14,7 @@ from tests.helpers import quick_config
 from tests.interrupted import Watched, batches_of, checkpoint_of, learned, rows, same, steps_of
 
 from plugformer.errors import RunFailed, Stopped, UserError
-from plugformer.registry import find, offers
+from plugformer.registry import find, offers, register
 from plugformer.resuming import from_run, plan
 from plugformer.run_dir import RunDir
 from plugformer.train.resume_generators import generator_states, set_generator_states
@@ -32,6 +32,14 @@ STEPS = (
 # Anything there is to draw anew while training, at each second step.
 REDRAWN = ("redraw_every", "rehash_every")
 PERFORMER = ("attention=performer", "attention.redraw_every=2")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def watched():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("plugformer.registry._registered", {})
+        register("callback", "watched")(Watched)
+        yield
 
 
 def composed(path: Path, *overrides: str) -> dict:

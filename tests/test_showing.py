@@ -175,6 +175,7 @@ def shown_at(seconds, cost, monkeypatch, *, epochs=50, stops=None):
             max_epochs=epochs,
             check_val_every_n_epoch=1,
             val_dataloaders=None,
+            strategy=SimpleNamespace(broadcast=lambda value: value),
         )
         showing.on_validation_start(trainer, None)
         clock[0] += seconds

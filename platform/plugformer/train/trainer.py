@@ -121,6 +121,7 @@ def quieten() -> None:
         r".*does not have many workers.*",  # encoding a small image is faster than passing it between processes
         r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # Lightning 2.6 on torch 2.14
         r".*It is recommended to use `self.log\(.*sync_dist=True\)`.*",  # metrics are of all ranks already
+        r"FSDP2-wrapped module .* returned a view tensor.*",  # our blocks change nothing in place
         r"You're resuming from a checkpoint that ended before the epoch ended.*",  # our batches go on where it ended
     ]
     for message in ignored:
