@@ -168,9 +168,10 @@ def test_a_run_on_two_processes_and_in_rounds_is_that_of_one(
         assert_equal_runs(tmp_path / "alone" / name, tmp_path / "both" / name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "chosen",
-    [("lsh", "dropout"), pytest.param(("image", "llama", "relative", "seq2seq"), marks=pytest.mark.slow)],
+    [("lsh", "dropout"), ("image", "llama", "relative", "seq2seq")],
     ids=len,
 )
 def test_a_divided_model_learns_as_a_whole_one(tmp_path: Path, cases: Cases, chosen: tuple[str, ...]) -> None:
